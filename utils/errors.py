@@ -1,0 +1,105 @@
+"""Every way in which a run can go wrong, and the moment each is raised.
+
+    BenchmarkError                  one line: the thing, the value, the way out
+    ├── UsageError                  before anything is spent: bad names, values, files, missing keys (exit code 2)
+    ├── CallError                   a model call failed for good, after its retries; `kind` says how
+    └── TaskError                   a task cannot go on: too many failed calls, a worker lost, a deadline passed
+    Stop (BaseException)            the end of an optimizer's loop, raised by the door
+    ├── BudgetExhausted             a batch does not fit into what is left
+    ├── OptimizerFailed             the editor gave no usable candidate, time after time
+    └── Drained                     the run was asked to stop; what was in flight is in the journal
+
+`Stop` is a `BaseException` because third-party optimizers swallow `Exception`: a spent budget must never be read as a
+score of 0. It is caught in one place, `benchmark_task.run_task`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class BenchmarkError(Exception):
+    """The root of all errors that a user can mend."""
+
+
+class UsageError(BenchmarkError):
+    """Bad input, refused before anything is spent."""
+
+
+class ErrorKind(StrEnum):
+    """What went wrong with a model call or a task; decides whether it is tried again."""
+
+    AUTH = "auth"  # the provider refuses the key: its tasks stop
+    QUOTA = "quota"  # the account is out of credit: its tasks stop
+    BAD_REQUEST = "bad_request"  # this request will never be answered
+    CONTENT_FILTER = "content_filter"  # the provider declined to answer this text
+    CONTEXT_LENGTH = "context_length"  # more tokens than the model reads
+    TRANSIENT = "transient"  # rate limit, server error, lost connection, timeout: tried again
+    MALFORMED = "malformed"  # an answer that is not one: tried again
+    TIMEOUT = "timeout"  # the task passed its deadline
+    CRASH = "crash"  # the worker process died
+    INTERNAL = "internal"  # a defect in this program or in a plug-in
+
+    @property
+    def is_retryable(self) -> bool:
+        """True where asking the same again may help."""
+        return self in (ErrorKind.TRANSIENT, ErrorKind.MALFORMED)
+
+    @property
+    def stops_provider(self) -> bool:
+        """True where no further call to this provider can succeed."""
+        return self in (ErrorKind.AUTH, ErrorKind.QUOTA)
+
+
+class CallError(BenchmarkError):
+    """A model call that failed for good."""
+
+    def __init__(self, kind: ErrorKind, message: str, *, retry_after_s: float | None = None, attempts: int = 1) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.attempts = attempts
+
+
+class TaskError(BenchmarkError):
+    """A task that cannot go on; ends as a failed result of this kind."""
+
+    def __init__(self, kind: ErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+class Stop(BaseException):
+    """Ends an optimizer's loop; `reason` is a value of `records.StopReason`."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or reason)
+        self.reason = reason
+
+
+class BudgetExhausted(Stop):
+    """The next batch does not fit into what is left of the budget; nothing of it was sent."""
+
+
+class OptimizerFailed(Stop):
+    """The editor gave no valid new candidate in several proposal steps in a row."""
+
+
+class Drained(Stop):
+    """The run was asked to stop; answers in flight were journalled first."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not in a table, with the nearest known one.
+
+    >>> str(unknown("optimizer", "few_shoot", ["few_shot", "no_op"]))
+    "unknown optimizer 'few_shoot'; did you mean 'few_shot'? known: few_shot, no_op"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {kind} {name!r};{hint} known: {', '.join(names) or 'none'}")
