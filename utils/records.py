@@ -1,7 +1,7 @@
 """The words of the harness: everything that is passed on, written down or shown.
 
-Frozen dataclasses, no behaviour beyond what follows from their own fields. Scores are in [0, 1], higher is better; money
-is USD; times are seconds. What one holds is said here once; who makes it and what is done with it lives elsewhere.
+Frozen dataclasses, no behaviour beyond what follows from their own fields. Scores are in [0, 1], higher is better;
+money is USD; times are seconds. What one holds is said here; who makes it and what is done with it lives elsewhere.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ class Message:
 class Request:
     """One question to a model.
 
-    `sample` tells apart repeats that should differ (the optimizer model at temperature 1). `item` says which example is
-    asked; it is for traces and for the simulated models, is never sent to a provider, and is not part of the key.
+    `sample` tells apart repeats that should differ (the optimizer model at temperature 1). `item` and `prompt` are the
+    ids of the example asked and of the prompt used; they are for traces and for the simulated models, are never sent to
+    a provider, and are not part of the key.
     """
 
     messages: tuple[Message, ...]
@@ -73,6 +74,7 @@ class Request:
     schema: Mapping[str, Any] | None = None
     sample: int = 0
     item: str = ""
+    prompt: str = ""
 
     def key(self, model: str) -> str:
         """A hash of everything that decides the answer."""
@@ -115,6 +117,7 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] | None = None
     model: str = ""  # as the provider named it in its answer
     attempts: int = 1
+    cached: bool = False  # answered by the run's cache: charged, not billed
 
 
 class Role(StrEnum):

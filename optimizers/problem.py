@@ -1,0 +1,293 @@
+"""The problem an optimizer works on: score a prompt on examples, within a budget.
+
+Holds train and validation, never a test example. Behind `score` live the rules that are the same for every optimizer:
+a prompt is checked before a call is spent on it, nothing is scored twice, a failed call is an error and not a zero, too
+many of them end the task. What was scored is remembered; the best prompts are read off it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from utils.door import Door
+from utils.errors import CallError, ErrorKind, TaskError
+from utils.metrics.base import JudgedMetric, Metric
+from utils.prompt import Demo, Prompt
+from utils.records import Completion, Evaluation, Example, ItemScore, Request, Role, Score, Split, Step
+
+SPAN = 12  # words: a prompt with so long a run of words from a held-out row has copied it
+WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What every candidate and every evaluation must keep to."""
+
+    max_prompt_tokens: int = 8000  # of the templates, at four characters a token
+    max_failed_share: float = 0.1  # of an evaluation's calls; above it the task fails
+
+
+class Problem:
+    """One dataset, one task model, one budget, as an optimizer sees them.
+
+    `spans` are hashes of the 12-word runs of validation and test rows: enough to find a copied row, not to read one.
+    """
+
+    def __init__(
+        self,
+        seed: Prompt,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        metrics: Sequence[Metric | JudgedMetric],
+        door: Door,
+        *,
+        params: Mapping[str, Any] | None = None,
+        spans: frozenset[int] = frozenset(),
+        rules: Rules | None = None,
+    ) -> None:
+        self.seed = seed
+        self.train = tuple(train)
+        self.validation = tuple(validation)
+        self.steps: list[Step] = []
+        self.curve: list[tuple[int, float]] = []
+        self._metrics = tuple(metrics)
+        self._door = door
+        self._params = dict(params or {"temperature": 0})
+        self._rules = rules or Rules()
+        self._train_ids = {example.id for example in self.train}
+        self._train_spans = spans_of(self.train)
+        self._held_out = spans - spans_in(_texts(seed))
+        self._scored: dict[tuple[str, str], ItemScore] = {}
+        self._prompts: dict[str, Prompt] = {}
+
+    @property
+    def objective(self) -> str:
+        """The name of the metric that is optimized."""
+        return self._metrics[0].name
+
+    # ------------------------------------------------------------------ spending
+
+    def score(self, prompt: Prompt, examples: Sequence[Example] | None = None) -> Evaluation:
+        """The prompt's scores on these examples (default: all of validation).
+
+        Only what was not scored before is asked and charged. An example that is one of the prompt's own demos is left
+        out. Raises BudgetExhausted before the first call, TaskError where too many calls failed, ValueError for a
+        prompt that `objection` rejects.
+        """
+        return self.score_all([prompt], examples)[0]
+
+    def score_all(self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None) -> list[Evaluation]:
+        """Several prompts on the same examples, as one batch: reserved whole, sent at once."""
+        chosen = self.validation if examples is None else tuple(examples)
+        split = Split.TRAIN if chosen and chosen[0].id in self._train_ids else Split.VALIDATION
+        wanted: dict[tuple[str, str], tuple[Prompt, Example]] = {}
+        for prompt in prompts:
+            objection = self.objection(prompt)
+            if objection:
+                raise ValueError(f"prompt {prompt.id} cannot be scored: {objection}")
+            for example in _outside(prompt, chosen):
+                if (prompt.id, example.id) not in self._scored:
+                    wanted.setdefault((prompt.id, example.id), (prompt, example))
+        scores = ask_scores(self._door, list(wanted.values()), self._metrics, self._params)
+        self._scored.update(zip(wanted, scores, strict=True))
+        self._prompts.update({prompt.id: prompt for prompt in prompts})
+        evaluations = [self._evaluation(prompt, split, chosen) for prompt in prompts]
+        for evaluation in evaluations:
+            refuse_failures(evaluation, self._rules.max_failed_share)
+        if split is Split.VALIDATION and wanted:
+            self._extend_curve(prompts)
+        return evaluations
+
+    def race(self, prompts: Sequence[Prompt], *, start: int = 8, keep: float = 0.5) -> Evaluation:
+        """The winner of successive halving on validation: all on a few examples, the better half on twice as many.
+
+        Beats equal allocation when one of many is to be picked. Ties keep the earlier prompt.
+        """
+        field = list({prompt.id: prompt for prompt in prompts}.values())
+        size = min(start, len(self.validation))
+        while True:
+            trials = self.score_all(field, self.validation[:size])
+            if len(field) == 1 or size == len(self.validation):
+                return max(trials, key=lambda trial: trial.mean)
+            trials.sort(key=lambda trial: -trial.mean)  # stable: ties stay in order
+            field = [trial.prompt for trial in trials[: max(1, int(len(trials) * keep))]]
+            size = min(2 * size, len(self.validation))
+
+    # ------------------------------------------------------------------ free of charge
+
+    def draw(self, size: int, rng: Random) -> tuple[Example, ...]:
+        """A batch of training examples, without replacement."""
+        return tuple(rng.sample(self.train, min(size, len(self.train))))
+
+    def demo(self, example: Example) -> Demo:
+        """A training example as a worked example for a prompt."""
+        if example.id not in self._train_ids:
+            raise ValueError(f"example {example.id} is not a training row; demos never come from held-out rows")
+        return Demo(example.id, example.inputs, example.target)
+
+    def is_scored(self, prompt: Prompt) -> bool:
+        """True where the prompt was scored before: asking again would teach nothing."""
+        return prompt.id in self._prompts
+
+    def objection(self, prompt: Prompt) -> str:
+        """Why no call may be spent on this prompt; empty if there is nothing against it."""
+        if not (prompt.system + prompt.user).strip():
+            return "it is empty"
+        missing = self.seed.placeholders - prompt.placeholders
+        if missing:
+            return f"placeholder {{{min(missing)}}} is missing"
+        if sum(map(len, _texts(prompt))) > 4 * self._rules.max_prompt_tokens:
+            return f"it is longer than {self._rules.max_prompt_tokens} tokens"
+        spans = spans_in(_texts(prompt))
+        if spans & self._held_out:
+            return f"it holds {SPAN} words in a row of a held-out example"
+        if (spans & self._train_spans) - spans_in(_texts(self.seed)):
+            return f"it holds {SPAN} words in a row of a training example outside its demos"
+        strangers = [demo.example_id for demo in prompt.demos if demo.example_id not in self._train_ids]
+        if strangers:
+            return f"demo {strangers[0]} is not a training example"
+        return ""
+
+    def log(
+        self,
+        operator: str,
+        decision: str,
+        reason: str,
+        *,
+        parents: Iterable[Prompt] = (),
+        candidate: Prompt | None = None,
+        numbers: Mapping[str, float] | None = None,
+    ) -> None:
+        """Note one decision: accept, reject, retire, duplicate, malformed, invalid or skip."""
+        spent = self._door.ledger.logical
+        ids = tuple(parent.id for parent in parents)
+        self.steps.append(Step(len(self.steps), operator, decision, reason, ids, candidate, numbers or {}, spent))
+
+    # ------------------------------------------------------------------ what was found
+
+    def finalists(self, count: int) -> list[Prompt]:
+        """The seed, then the most promising scored prompts, best first.
+
+        A mean over few examples is pulled towards the seed's, as if five more had scored like it, so that luck on a
+        small sample does not carry a prompt to the end. Ties: the shorter prompt, then the earlier one.
+        """
+        seed_mean = self._validated(self.seed).mean
+        ranked = []
+        for order, prompt in enumerate(self._prompts.values()):
+            trial = self._validated(prompt)
+            if prompt.id != self.seed.id and trial.values:
+                mean = (sum(trial.values) + 5 * seed_mean) / (len(trial.values) + 5)
+                ranked.append((-mean, prompt.length, order, prompt))
+        return [self.seed, *(row[-1] for row in sorted(ranked, key=lambda row: row[:-1])[:count])]
+
+    def _validated(self, prompt: Prompt) -> Evaluation:
+        scored = [example for example in self.validation if (prompt.id, example.id) in self._scored]
+        return self._evaluation(prompt, Split.VALIDATION, scored)
+
+    def _evaluation(self, prompt: Prompt, split: Split, examples: Sequence[Example]) -> Evaluation:
+        items = tuple(self._scored[prompt.id, example.id] for example in _outside(prompt, examples))
+        return Evaluation(prompt, split, items)
+
+    def _extend_curve(self, prompts: Sequence[Prompt]) -> None:
+        trials = [self._validated(prompt) for prompt in prompts]
+        means = [trial.mean for trial in trials if 2 * len(trial.values) >= len(self.validation)]
+        best = max(means, default=None)
+        if best is not None and (not self.curve or best > self.curve[-1][1]):
+            self.curve.append((self._door.ledger.logical.task_calls, best))
+
+
+def ask_scores(
+    door: Door,
+    pairs: Sequence[tuple[Prompt, Example]],
+    metrics: Sequence[Metric | JudgedMetric],
+    params: Mapping[str, Any],
+) -> list[ItemScore]:
+    """The scores of these prompts on these examples, in order; the first metric is the objective."""
+    requests = [
+        Request(prompt.render(example.inputs), params, item=example.id, prompt=prompt.id) for prompt, example in pairs
+    ]
+    answers = door.ask(Role.TASK, requests)
+    columns = [_grade(door, metric, [example for _, example in pairs], answers) for metric in metrics]
+    return [
+        _item(example, answer, [column[row] for column in columns], [metric.name for metric in metrics])
+        for row, ((_, example), answer) in enumerate(zip(pairs, answers, strict=True))
+    ]
+
+
+def refuse_failures(evaluation: Evaluation, max_share: float) -> None:
+    """Raise TaskError where more calls of an evaluation failed than may: a mean over the rest would mislead."""
+    if evaluation.failed and (not evaluation.values or evaluation.failed > max_share * len(evaluation.items)):
+        errors = Counter(item.error for item in evaluation.items if item.error is not None)
+        kind = errors.most_common(1)[0][0]
+        message = next(item.error_message for item in evaluation.items if item.error is kind)
+        raise TaskError(kind, f"{evaluation.failed} of {len(evaluation.items)} calls failed, most often: {message}")
+
+
+def spans_of(examples: Iterable[Example]) -> frozenset[int]:
+    """Hashes of the 12-word runs of the examples' texts."""
+    return spans_in(text for example in examples for text in (*example.inputs.values(), example.target))
+
+
+def spans_in(texts: Iterable[str]) -> frozenset[int]:
+    """Hashes of the 12-word runs of these texts, case and punctuation aside."""
+    found: set[int] = set()
+    for text in texts:
+        words = WORD.findall(text.casefold())
+        found.update(hash(tuple(words[i : i + SPAN])) for i in range(len(words) - SPAN + 1))
+    return frozenset(found)
+
+
+def _texts(prompt: Prompt) -> tuple[str, ...]:
+    return (prompt.system, prompt.user, prompt.output, prompt.demo_template)
+
+
+def _outside(prompt: Prompt, examples: Sequence[Example]) -> Sequence[Example]:
+    shown = {demo.example_id for demo in prompt.demos}
+    return [example for example in examples if example.id not in shown] if shown else examples
+
+
+Graded = Score | CallError
+
+
+def _grade(
+    door: Door,
+    metric: Metric | JudgedMetric,
+    examples: Sequence[Example],
+    answers: Sequence[Completion | CallError],
+) -> list[Graded]:
+    """One metric over all answers; an answer that never came stays its error."""
+    if not isinstance(metric, JudgedMetric):
+        pairs = zip(examples, answers, strict=True)
+        return [answer if isinstance(answer, CallError) else metric(example, answer.text) for example, answer in pairs]
+    asked = [row for row, answer in enumerate(answers) if isinstance(answer, Completion)]
+    texts = {row: answer.text for row, answer in enumerate(answers) if isinstance(answer, Completion)}
+    replies = door.ask(Role.JUDGE, [metric.question(examples[row], texts[row]) for row in asked])
+    graded: list[Graded] = [a if isinstance(a, CallError) else CallError(ErrorKind.INTERNAL, "") for a in answers]
+    for row, reply in zip(asked, replies, strict=True):
+        graded[row] = reply if isinstance(reply, CallError) else _read(metric, examples[row], texts[row], reply)
+    return graded
+
+
+def _read(metric: JudgedMetric, example: Example, answer: str, reply: Completion) -> Graded:
+    try:
+        return metric.read(example, answer, reply)
+    except CallError as error:
+        return error
+
+
+def _item(
+    example: Example, answer: Completion | CallError, graded: Sequence[Graded], names: Sequence[str]
+) -> ItemScore:
+    text = None if isinstance(answer, CallError) else answer.text
+    tokens = 0 if isinstance(answer, CallError) else answer.usage.tokens_out
+    objective = graded[0]
+    if isinstance(objective, CallError):
+        return ItemScore(example.id, text, None, objective.kind, objective.message, tokens)
+    pairs = zip(names[1:], graded[1:], strict=True)
+    also = {name: score.value for name, score in pairs if isinstance(score, Score)}
+    return ItemScore(example.id, text, objective, tokens_out=tokens, also=also)

@@ -1,0 +1,74 @@
+"""Reading JSON out of what a model said: strict JSON, else a fenced block, else the first balanced value.
+
+The ladder's last rung, one repair call, belongs to the editor.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "number": (int, float),
+    "integer": (int,),
+    "boolean": (bool,),
+}
+FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
+
+
+class MalformedReply(Exception):
+    """A reply that holds no JSON of the wanted form; the message says what is wrong with it."""
+
+
+def parse(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object in a reply. Raises MalformedReply where there is none, or where it does not fit the schema."""
+    problem = "the reply holds no JSON object"
+    for candidate in _candidates(text):
+        problem = misfit(candidate, schema)
+        if not problem and isinstance(candidate, dict):
+            return candidate
+    raise MalformedReply(problem)
+
+
+def misfit(value: Any, schema: Mapping[str, Any], path: str = "the reply") -> str:
+    """What in a value does not fit a JSON schema (types, required, items, enum); empty if it fits."""
+    kind = schema.get("type")
+    if kind and not isinstance(value, KINDS[kind]):
+        return f"{path} is not of type {kind}"
+    if "enum" in schema and value not in schema["enum"]:
+        return f"{path} is not one of {schema['enum']}"
+    if kind == "object":
+        for name in schema.get("required", ()):
+            if name not in value:
+                return f"{path} has no key {name!r}"
+        inner = [(value[name], part, name) for name, part in schema.get("properties", {}).items() if name in value]
+        return next(filter(None, (misfit(item, part, f"{path}.{name}") for item, part, name in inner)), "")
+    if kind == "array":
+        if len(value) < schema.get("minItems", 0):
+            return f"{path} has fewer than {schema['minItems']} items"
+        part = schema.get("items", {})
+        return next(filter(None, (misfit(item, part, f"{path}[{i}]") for i, item in enumerate(value))), "")
+    return ""
+
+
+def _candidates(text: str) -> list[Any]:
+    """The JSON values that a text may mean, the strictest reading first."""
+    found = []
+    for source in (text, *FENCE.findall(text)):
+        try:
+            found.append(json.loads(source))
+        except ValueError:
+            continue
+    decoder = json.JSONDecoder()
+    for start in (match.start() for match in re.finditer(r"[{\[]", text)):
+        try:
+            found.append(decoder.raw_decode(text, start)[0])
+        except ValueError:
+            continue
+        break
+    return found

@@ -1,0 +1,199 @@
+"""The one door to the models.
+
+Everything that an optimizer, an editor or a judge asks goes through `Door.ask`: reserve the whole batch, answer from
+the journal what it knows, send the rest, journal every answer before it is used, charge in the order of submission.
+Results come back in the order of the requests, whatever the concurrency.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from utils.errors import BudgetExhausted, CallError, Drained
+from utils.journal import Entry, Journal, outcome
+from utils.ledger import Ledger
+from utils.llm.base import LLM
+from utils.records import Completion, Request, Role, Spend, StopReason
+
+
+class Purse(Protocol):
+    """The money of the whole run, shared by its tasks."""
+
+    def reserve(self, usd: float) -> None:
+        """Set money aside. Raises Drained where the run's limit would be passed."""
+
+    def settle(self, reserved: float, paid: float) -> None:
+        """Give back what was set aside, and enter what was paid."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request with its place in the journal."""
+
+    request: Request
+    key: str
+    occurrence: int
+
+
+class Door:
+    """The way of one task to its models; lives in one thread and one event loop.
+
+    `in_flight` bounds this task's open calls. `draining` is asked before each new call: once it is true nothing more is
+    sent, what is in flight is awaited and journalled, and `Drained` is raised. `listen` is told after every answer.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[Role, LLM],
+        journal: Journal,
+        ledger: Ledger,
+        *,
+        in_flight: int = 8,
+        draining: Callable[[], bool] = lambda: False,
+        listen: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        purse: Purse | None = None,
+    ) -> None:
+        self._models = models
+        self._journal = journal
+        self.ledger = ledger
+        self._in_flight = in_flight
+        self._draining = draining
+        self._listen = listen
+        self._purse = purse
+        self._stopwatch = Stopwatch(clock)
+        self._runner = asyncio.Runner()
+        self._asked: Counter[str] = Counter()
+        self._used: list[tuple[str, int]] = []
+        self.sent = 0  # calls that the journal could not answer
+        self.open = 0  # calls waiting for a model just now
+
+    def ask(self, role: Role, requests: Sequence[Request]) -> list[Completion | CallError]:
+        """The answers to a batch, in its order; a call that failed for good is its `CallError`.
+
+        Raises BudgetExhausted (nothing was sent), Drained, or CallError where the provider's tasks must stop.
+        """
+        if not requests:
+            return []
+        self._reserve(role, requests)
+        calls = [self._place(role, request) for request in requests]
+        entries = self._runner.run(self._answer_all(role, calls))
+        for call, entry in zip(calls, entries, strict=True):
+            self._used.append((call.key, call.occurrence))
+            self.ledger.charge(entry.spend, entry.billed)
+        return [entry.completion or _error(entry) for entry in entries]
+
+    def with_ledger(self, ledger: Ledger) -> None:
+        """From here on charge other books: the final scoring is not part of an optimizer's budget."""
+        self.ledger = ledger
+
+    @property
+    def stray(self) -> Spend:
+        """What earlier attempts paid for calls that were not asked again."""
+        return self._journal.stray(self._used)
+
+    def close(self) -> None:
+        """Close every model once, then the loop they lived in."""
+        for model in {id(model): model for model in self._models.values()}.values():
+            self._runner.run(model.close())
+        self._runner.close()
+
+    def _reserve(self, role: Role, requests: Sequence[Request]) -> None:
+        ending, calls = self._journal.ending, self.ledger.logical.calls
+        if self.ledger.budget and ending and calls >= ending.logical_calls:
+            raise BudgetExhausted(ending.reason)
+        ceilings = [self._models[role].ceiling(request) for request in requests]
+        try:
+            self.ledger.reserve(role, ceilings, self._stopwatch.elapsed_s)
+        except BudgetExhausted as stop:
+            if stop.reason == StopReason.BUDGET_SECONDS:
+                self._journal.end(StopReason.BUDGET_SECONDS, calls)
+            raise
+
+    def _place(self, role: Role, request: Request) -> Call:
+        key = request.key(f"{role} {self._models[role].name}")
+        occurrence = self._asked[key]
+        self._asked[key] += 1
+        return Call(request, key, occurrence)
+
+    async def _answer_all(self, role: Role, calls: Sequence[Call]) -> list[Entry]:
+        known = [self._journal.find(call.key, call.occurrence) for call in calls]
+        for entry in known:
+            if entry is not None:
+                self._stopwatch.replayed(entry.elapsed_s)
+        frontier = [call for call, entry in zip(calls, known, strict=True) if entry is None]
+        if frontier:
+            fresh = iter(await self._send_all(role, frontier))
+            return [entry or next(fresh) for entry in known]
+        return [entry for entry in known if entry is not None]
+
+    async def _send_all(self, role: Role, calls: Sequence[Call]) -> list[Entry]:
+        self._stopwatch.start()
+        reserved = sum(self._models[role].ceiling(call.request)[1] or 0.0 for call in calls) if self._purse else 0.0
+        if self._purse:
+            self._purse.reserve(reserved)
+        gate = asyncio.Semaphore(self._in_flight)
+        sent = await asyncio.gather(*(self._send(role, call, gate) for call in calls), return_exceptions=True)
+        entries = [entry for entry in sent if isinstance(entry, Entry)]
+        if self._purse:
+            self._purse.settle(reserved, sum(entry.billed.usd or 0.0 for entry in entries))
+        for error in sent:
+            if isinstance(error, BaseException):
+                raise error
+        return entries
+
+    async def _send(self, role: Role, call: Call, gate: asyncio.Semaphore) -> Entry:
+        async with gate:
+            if self._draining():
+                raise Drained("drained", "the run was asked to stop")
+            self.sent += 1
+            self.open += 1
+            answer: Completion | CallError
+            try:
+                answer = await self._models[role].complete(call.request)
+            except CallError as error:
+                # a refused key or an empty account is mended and tried again: not an outcome of this call
+                if error.kind.stops_provider:
+                    raise
+                answer = error
+            finally:
+                self.open -= 1
+            entry = outcome(call.request, call.key, call.occurrence, role, self._stopwatch.elapsed_s, answer)
+            self._journal.record(entry)
+            self._listen()
+            return entry
+
+
+class Stopwatch:
+    """Seconds spent on a task over all its attempts.
+
+    While the journal answers, time stands at what it says; from the first call that is really sent, the clock runs on
+    from there. So a replay takes no time out of a budget, and stops where the first run stopped.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._before = 0.0
+        self._since: float | None = None
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._before + (self._clock() - self._since if self._since is not None else 0.0)
+
+    def replayed(self, elapsed_s: float) -> None:
+        if self._since is None:
+            self._before = max(self._before, elapsed_s)
+
+    def start(self) -> None:
+        if self._since is None:
+            self._since = self._clock()
+
+
+def _error(entry: Entry) -> CallError:
+    assert entry.failed is not None, "an entry holds an answer or a failure"
+    return entry.failed.as_error()

@@ -1,0 +1,150 @@
+"""The journal of a task: every answered model call, written down before it is used.
+
+Calls are keyed by the content of the request and its occurrence number, so running the optimizer again from its start
+with the same seed finds its answers here until the frontier, at no cost. A file is appended to by one attempt, a line a
+call; a resumed attempt reads the files of all earlier ones. A torn last line, left by a kill, is skipped.
+
+Lines are written through to the operating system at once: they survive the death of the process, not a power cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from utils.errors import CallError, ErrorKind, UsageError
+from utils.records import Completion, Message, Request, Role, Spend, StopReason, Usage
+from utils.serialization import decode, dumps
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A call that failed for good, as an optimizer saw it; journalled so that a replay takes the same path."""
+
+    kind: ErrorKind
+    message: str
+    attempts: int
+
+    def as_error(self) -> CallError:
+        return CallError(self.kind, self.message, attempts=self.attempts)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: what was asked, by whom, and the answer or the failure.
+
+    The messages of task calls are not repeated: they follow from `prompt` and `item`.
+    """
+
+    key: str
+    occurrence: int
+    role: Role
+    elapsed_s: float  # seconds spent on the task when the answer came, over all attempts
+    completion: Completion | None = None
+    failed: Failed | None = None
+    prompt: str = ""
+    item: str = ""
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def spend(self) -> Spend:
+        """What this call used, cached or not. A failed call counts as a call."""
+        if self.completion is None:
+            return Spend.of(self.role, Usage(0, 0), 0.0)
+        return Spend.of(self.role, self.completion.usage, self.completion.cost_usd)
+
+    @property
+    def billed(self) -> Spend:
+        """What was paid for it: nothing for a failure or an answer from the cache."""
+        if self.completion is None or self.completion.cached:
+            return Spend()
+        return self.spend
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The line written when the clock ended an optimization; replay stops at the same call."""
+
+    reason: StopReason
+    logical_calls: int
+
+
+class Journal:
+    """What is known of a task's calls, and where new ones are written.
+
+    `earlier` holds the text of the files of earlier attempts; `append` writes one line to this attempt's file.
+    With `forget_failures` (a retry) failed calls are asked again, and answered ones are still free.
+    """
+
+    def __init__(
+        self, append: Callable[[str], None], earlier: Iterable[str] = (), *, forget_failures: bool = False
+    ) -> None:
+        self._append = append
+        self._entries: dict[tuple[str, int], Entry] = {}
+        self.ending: Ending | None = None
+        for text in earlier:
+            self._read(text, forget_failures)
+        self._paid_before = dict(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, key: str, occurrence: int) -> Entry | None:
+        """The journalled outcome of a call, or None at the frontier."""
+        return self._entries.get((key, occurrence))
+
+    def record(self, entry: Entry) -> None:
+        """Write an outcome down. Returns when the operating system has it."""
+        self._append(dumps(entry) + "\n")
+        self._entries[entry.key, entry.occurrence] = entry
+
+    def end(self, reason: StopReason, logical_calls: int) -> None:
+        """Write down that the clock, which no replay can reproduce, ended the optimization here."""
+        self.ending = Ending(reason, logical_calls)
+        self._append(dumps({"ending": self.ending}) + "\n")
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that earlier attempts had spent at their last answer."""
+        return max((entry.elapsed_s for entry in self._paid_before.values()), default=0.0)
+
+    def stray(self, used: Iterable[tuple[str, int]]) -> Spend:
+        """What was paid in earlier attempts for calls that this one did not ask again (after a change of code, say)."""
+        unused = sorted(set(self._paid_before) - set(used))
+        return sum((self._paid_before[at].billed for at in unused), Spend())
+
+    def _read(self, text: str, forget_failures: bool) -> None:
+        for line in text.split("\n"):
+            entry = read_line(line)
+            if isinstance(entry, Ending):
+                self.ending = None if forget_failures else entry
+            elif entry is not None and not (forget_failures and entry.failed):
+                # two attempts may hold the same call where a worker outlived its parent: the first answer stands
+                self._entries.setdefault((entry.key, entry.occurrence), entry)
+
+
+def read_line(line: str) -> Entry | Ending | None:
+    """The record of one line; None for an empty or torn one."""
+    try:
+        value = json.loads(line)
+        if "ending" in value:
+            return decode(Ending, value["ending"])
+        return decode(Entry, value)
+    except (ValueError, TypeError, UsageError):
+        return None
+
+
+def outcome(
+    request: Request,
+    key: str,
+    occurrence: int,
+    role: Role,
+    elapsed_s: float,
+    answer: Completion | CallError,
+) -> Entry:
+    """The entry for an answer that has just come."""
+    completion = answer if isinstance(answer, Completion) else None
+    failed = Failed(answer.kind, answer.message, answer.attempts) if isinstance(answer, CallError) else None
+    messages = () if role is Role.TASK else request.messages
+    return Entry(key, occurrence, role, round(elapsed_s, 3), completion, failed, request.prompt, request.item, messages)

@@ -1,0 +1,61 @@
+"""What a task may spend and what it has spent.
+
+A batch is reserved whole before its first call: if the most it can cost does not fit into what is left, nothing of it
+is sent and `BudgetExhausted` is raised. What was really used is charged afterwards, in the order of submission, so that
+sums of money are the same to the last bit whatever the order in which answers came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from utils.errors import BudgetExhausted
+from utils.records import Accounts, Budget, Role, Spend, StopReason, Usage
+
+
+class Ledger:
+    """The books of one task; one budget, two columns."""
+
+    def __init__(self, budget: Budget | None = None) -> None:
+        self.budget = budget
+        self.logical = Spend()
+        self.billed = Spend()
+
+    @property
+    def accounts(self) -> Accounts:
+        return Accounts(self.logical, self.billed)
+
+    def reserve(self, role: Role, ceilings: Sequence[tuple[Usage, float | None]], elapsed_s: float) -> None:
+        """Make sure that these calls fit, whatever they turn out to cost. Raises BudgetExhausted."""
+        if self.budget is None:
+            return
+        for reason, used, wanted, limit in self._limits(role, ceilings, elapsed_s):
+            if limit is not None and used + wanted > limit:
+                left = max(0, limit - used)
+                raise BudgetExhausted(reason, f"{reason}: {wanted:g} wanted, {left:g} of {limit:g} left")
+
+    def charge(self, spend: Spend, billed: Spend) -> None:
+        """Enter one call that was answered, or that failed for good."""
+        self.logical = self.logical + spend
+        self.billed = self.billed + billed
+
+    def _limits(
+        self, role: Role, ceilings: Sequence[tuple[Usage, float | None]], elapsed_s: float
+    ) -> list[tuple[StopReason, float, float, float | None]]:
+        assert self.budget is not None
+        spent = self.logical
+        tokens = sum(usage.tokens_in + usage.tokens_out for usage, _ in ceilings)
+        # an unknown price cannot be shown to fit under a limit of money
+        prices = [price if price is not None else float("inf") for _, price in ceilings]
+        optimizer_calls = self.budget.optimizer_calls
+        rows: list[tuple[StopReason, float, float, float | None]] = []
+        if role is Role.TASK:
+            rows.append((StopReason.BUDGET_CALLS, spent.task_calls, len(ceilings), self.budget.task_calls))
+        if role is Role.OPTIMIZER:
+            limit = self.budget.task_calls if optimizer_calls is None else optimizer_calls
+            rows.append((StopReason.BUDGET_CALLS, spent.optimizer_calls, len(ceilings), limit))
+        rows.append((StopReason.BUDGET_TOKENS, spent.tokens_in + spent.tokens_out, tokens, self.budget.tokens))
+        usd = spent.usd if spent.usd is not None else float("inf")
+        rows.append((StopReason.BUDGET_USD, usd, sum(prices), self.budget.usd))
+        rows.append((StopReason.BUDGET_SECONDS, elapsed_s, 0.0, self.budget.seconds))
+        return rows
