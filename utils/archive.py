@@ -1,0 +1,286 @@
+"""A run on disk or on a volume: who writes what, under which name.
+
+    plan.json, plan.<m>.json                     the plan and its extensions; the run is their union
+    submissions/<n>.json                         n-th dispatch: new, resume, retry or extend, and its task ids
+    started/<task_id>@<n>.<k>                    an attempt began
+    journal/<task_id>@<n>.<k>.jsonl              its model calls
+    results/<task_id>@<n>.<k>.completed.json     or .failed.json
+    logs/optimization_<task_id>.log
+    checkpoint.json                              rendered from the above, never the source of truth
+
+Every file has one writer and is written once, or appended to by that writer. The state of all tasks follows from two
+listings and the submissions. `Blobs` knows bytes, `RunArchive` alone knows this layout.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from utils.errors import UsageError
+from utils.records import RunPlan, Status, TaskResult, TaskSpec
+from utils.serialization import dumps, loads
+
+ATTEMPT = re.compile(r"(?P<task>.+)@(?P<submission>\d+)\.(?P<name>\w+?)(\.(completed|failed)\.json)?$")
+
+
+class Blobs(Protocol):
+    """Bytes under names with slashes."""
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Whole or not at all: a reader never sees a part."""
+
+    def appender(self, name: str) -> Callable[[str], None]:
+        """Writes text to the end of a file, through to the operating system; created if missing."""
+
+    def list(self, folder: str) -> list[str]:
+        """The names in a folder, sorted; empty if there is no such folder."""
+
+
+class Folder:
+    """Blobs in a directory. Writes go to a file beside and are renamed: a reader sees the old or the new, whole."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.write_bytes(content)
+        aside.replace(path)
+
+    def appender(self, name: str) -> Callable[[str], None]:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+        def append(text: str) -> None:
+            view = memoryview(text.encode("utf-8", "surrogatepass"))
+            while view:
+                view = view[os.write(descriptor, view) :]
+
+        return append
+
+    def list(self, folder: str) -> list[str]:
+        try:
+            return sorted(entry.name for entry in os.scandir(self.root / folder) if not entry.name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+
+class Kind(StrEnum):
+    """Why tasks were dispatched."""
+
+    NEW = "new"
+    RESUME = "resume"
+    RETRY = "retry"
+    EXTEND = "extend"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One dispatch of tasks."""
+
+    number: int
+    kind: Kind
+    created: str
+    task_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of one task: `submission` and `name` make its files unique."""
+
+    task_id: str
+    submission: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.task_id}@{self.submission}.{self.name}"
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """What the file names say of a task."""
+
+    status: Status = Status.PENDING
+    attempts: int = 0
+    result: str = ""  # name of the result file, where there is one
+
+
+@dataclass(frozen=True)
+class RunArchive:
+    """The files of one run."""
+
+    blobs: Blobs
+    run_id: str
+    is_alive: Callable[[str], bool] = field(default=lambda _: False)  # asked with the name of a started file
+
+    # ------------------------------------------------------------------ the plan
+
+    def save_plan(self, plan: RunPlan) -> None:
+        """Write the plan, or an extension of it, once."""
+        count = len(self._plans())
+        self.blobs.write("plan.json" if not count else f"plan.{count + 1}.json", _text(plan))
+
+    def exists(self) -> bool:
+        """True once the plan is written."""
+        return bool(self._plans())
+
+    def load_plan(self) -> RunPlan:
+        """The union of the plan and its extensions, tasks in the order in which they were named."""
+        names = self._plans()
+        if not names:
+            raise UsageError(
+                f"run {self.run_id!r} has no plan; list the runs with `python check_results.py --list-runs`"
+            )
+        plans = [loads(RunPlan, self.blobs.read(name)) for name in names]
+        tasks = {task.task_id: task for plan in plans for task in plan.tasks}
+        hashes = {name: value for plan in plans for name, value in plan.data_hashes.items()}
+        return replace(plans[0], tasks=tuple(tasks.values()), data_hashes=hashes)
+
+    def _plans(self) -> list[str]:
+        names = [name for name in self.blobs.list("") if re.fullmatch(r"plan(\.\d+)?\.json", name)]
+        return sorted(names, key=lambda name: int(name.split(".")[1]) if name.count(".") == 2 else 1)
+
+    # ------------------------------------------------------------------ dispatch
+
+    def submissions(self) -> list[Submission]:
+        """All dispatches, in order."""
+        names = sorted(self.blobs.list("submissions"), key=lambda name: int(name.split(".")[0]))
+        return [loads(Submission, self.blobs.read(f"submissions/{name}")) for name in names]
+
+    def submit(self, kind: Kind, tasks: Iterable[TaskSpec], created: str) -> Submission:
+        """Write down that these tasks are dispatched now."""
+        number = len(self.blobs.list("submissions")) + 1
+        submission = Submission(number, kind, created, tuple(task.task_id for task in tasks))
+        self.blobs.write(f"submissions/{number}.json", _text(submission))
+        return submission
+
+    def started_name(self, attempt: Attempt) -> str:
+        """The file that says an attempt began."""
+        return f"started/{attempt}"
+
+    # ------------------------------------------------------------------ calls and results
+
+    def journal(self, attempt: Attempt) -> Callable[[str], None]:
+        """Where an attempt writes its model calls."""
+        return self.blobs.appender(f"journal/{attempt}.jsonl")
+
+    def journals(self, task_id: str) -> list[str]:
+        """The texts of a task's journals, oldest first."""
+        attempts = [_parse(name) for name in self.blobs.list("journal") if name.startswith(f"{task_id}@")]
+        ordered = sorted(filter(None, attempts), key=lambda attempt: (attempt.submission, attempt.name))
+        names = [f"journal/{attempt}.jsonl" for attempt in ordered if attempt.task_id == task_id]
+        return [self.blobs.read(name).decode("utf-8", "replace") for name in names]
+
+    def save_result(self, attempt: Attempt, result: TaskResult) -> None:
+        """Write a finished attempt down, once."""
+        self.blobs.write(f"results/{attempt}.{result.status.value}.json", _text(result))
+
+    def load_result(self, name: str) -> TaskResult:
+        """The result in a file that `states` named."""
+        return loads(TaskResult, self.blobs.read(f"results/{name}"))
+
+    def log_name(self, task_id: str) -> str:
+        """The log of a task, relative to the run."""
+        return f"logs/optimization_{task_id}.log"
+
+    def write_checkpoint(self, overview: Mapping[str, Any]) -> None:
+        """The state of the run for people and scripts."""
+        self.blobs.write("checkpoint.json", dumps(overview, indent=1).encode("utf-8", "surrogatepass"))
+
+    # ------------------------------------------------------------------ state
+
+    def states(self, tasks: Sequence[TaskSpec]) -> dict[str, TaskState]:
+        """The state of every task, from two listings and the submissions: linear in their number."""
+        latest = {task_id: item.number for item in self.submissions() for task_id in item.task_ids}
+        started: dict[str, list[str]] = {}
+        for name in self.blobs.list("started"):
+            started.setdefault(name.rpartition("@")[0], []).append(name)
+        completed: dict[str, str] = {}
+        failed: dict[str, str] = {}
+        for name in self.blobs.list("results"):
+            attempt = _parse(name)
+            if attempt is None:
+                continue
+            if name.endswith(".completed.json"):
+                # a worker that outlived its parent may have finished the task too: the first result stands
+                completed.setdefault(attempt.task_id, name)
+            elif attempt.submission == latest.get(attempt.task_id):
+                failed[attempt.task_id] = name
+        return {
+            task.task_id: self._state(started.get(task.task_id, []), completed, failed, task.task_id) for task in tasks
+        }
+
+    def _state(
+        self, started: Sequence[str], completed: Mapping[str, str], failed: Mapping[str, str], task_id: str
+    ) -> TaskState:
+        if task_id in completed:
+            return TaskState(Status.COMPLETED, len(started), completed[task_id])
+        if task_id in failed:
+            return TaskState(Status.FAILED, len(started), failed[task_id])
+        running = any(self.is_alive(f"started/{name}") for name in started)
+        return TaskState(Status.RUNNING if running else Status.PENDING, len(started))
+
+
+class Claim:
+    """A file that is locked as long as its owner lives: a kill lets go of it, whatever the signal."""
+
+    def __init__(self, path: Path, content: str = "") -> None:
+        """Raises BlockingIOError while another process holds it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, content.encode())
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+def is_claimed(path: Path) -> bool:
+    """True while a living process holds the claim."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def local_archive(root: Path, run_id: str) -> RunArchive:
+    """The archive of a run in a directory; attempts hold claims on their started files."""
+    folder = Folder(root / run_id)
+    return RunArchive(folder, run_id, lambda name: is_claimed(folder.root / name))
+
+
+def _parse(name: str) -> Attempt | None:
+    match = ATTEMPT.match(name)
+    return Attempt(match["task"], int(match["submission"]), match["attempt"]) if match else None
+
+
+def _text(value: Any) -> bytes:
+    return dumps(value).encode("utf-8", "surrogatepass")
