@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -117,7 +118,7 @@ class TaskState:
     """What the file names say of a task."""
 
     status: Status = Status.PENDING
-    attempts: int = 0
+    attempts: tuple[Attempt, ...] = ()  # in the order in which they began
     result: str = ""  # name of the result file, where there is one
 
 
@@ -144,9 +145,7 @@ class RunArchive:
         """The union of the plan and its extensions, tasks in the order in which they were named."""
         names = self._plans()
         if not names:
-            raise UsageError(
-                f"run {self.run_id!r} has no plan; list the runs with `python check_results.py --list-runs`"
-            )
+            raise UsageError(f"unknown run {self.run_id!r}; `python check_results.py --list-runs` lists what there is")
         plans = [loads(RunPlan, self.blobs.read(name)) for name in names]
         tasks = {task.task_id: task for plan in plans for task in plan.tasks}
         hashes = {name: value for plan in plans for name, value in plan.data_hashes.items()}
@@ -180,12 +179,12 @@ class RunArchive:
         """Where an attempt writes its model calls."""
         return self.blobs.appender(f"journal/{attempt}.jsonl")
 
-    def journals(self, task_id: str) -> list[str]:
-        """The texts of a task's journals, oldest first."""
-        attempts = [_parse(name) for name in self.blobs.list("journal") if name.startswith(f"{task_id}@")]
-        ordered = sorted(filter(None, attempts), key=lambda attempt: (attempt.submission, attempt.name))
-        names = [f"journal/{attempt}.jsonl" for attempt in ordered if attempt.task_id == task_id]
-        return [self.blobs.read(name).decode("utf-8", "replace") for name in names]
+    def read_journal(self, attempt: Attempt) -> str:
+        """The text of an attempt's journal; empty if it asked nothing."""
+        try:
+            return self.blobs.read(f"journal/{attempt}.jsonl").decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
 
     def save_result(self, attempt: Attempt, result: TaskResult) -> None:
         """Write a finished attempt down, once."""
@@ -208,9 +207,11 @@ class RunArchive:
     def states(self, tasks: Sequence[TaskSpec]) -> dict[str, TaskState]:
         """The state of every task, from two listings and the submissions: linear in their number."""
         latest = {task_id: item.number for item in self.submissions() for task_id in item.task_ids}
-        started: dict[str, list[str]] = {}
-        for name in self.blobs.list("started"):
-            started.setdefault(name.rpartition("@")[0], []).append(name)
+        started: dict[str, list[Attempt]] = {}
+        for attempt in filter(None, map(_parse, self.blobs.list("started"))):
+            started.setdefault(attempt.task_id, []).append(attempt)
+        for attempts in started.values():
+            attempts.sort(key=lambda attempt: (attempt.submission, attempt.name))
         completed: dict[str, str] = {}
         failed: dict[str, str] = {}
         for name in self.blobs.list("results"):
@@ -223,32 +224,37 @@ class RunArchive:
             elif attempt.submission == latest.get(attempt.task_id):
                 failed[attempt.task_id] = name
         return {
-            task.task_id: self._state(started.get(task.task_id, []), completed, failed, task.task_id) for task in tasks
+            task.task_id: self._state(tuple(started.get(task.task_id, ())), completed, failed, task.task_id)
+            for task in tasks
         }
 
     def _state(
-        self, started: Sequence[str], completed: Mapping[str, str], failed: Mapping[str, str], task_id: str
+        self, started: tuple[Attempt, ...], completed: Mapping[str, str], failed: Mapping[str, str], task_id: str
     ) -> TaskState:
         if task_id in completed:
-            return TaskState(Status.COMPLETED, len(started), completed[task_id])
+            return TaskState(Status.COMPLETED, started, completed[task_id])
         if task_id in failed:
-            return TaskState(Status.FAILED, len(started), failed[task_id])
-        running = any(self.is_alive(f"started/{name}") for name in started)
-        return TaskState(Status.RUNNING if running else Status.PENDING, len(started))
+            return TaskState(Status.FAILED, started, failed[task_id])
+        running = any(self.is_alive(self.started_name(attempt)) for attempt in started)
+        return TaskState(Status.RUNNING if running else Status.PENDING, started)
 
 
 class Claim:
     """A file that is locked as long as its owner lives: a kill lets go of it, whatever the signal."""
 
-    def __init__(self, path: Path, content: str = "") -> None:
-        """Raises BlockingIOError while another process holds it."""
+    def __init__(self, path: Path, content: str = "", *, patience: int = 20, pause_s: float = 0.05) -> None:
+        """Raises BlockingIOError while another process holds it; a look by `is_claimed` is waited out."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._descriptor)
-            raise
+        for tries_left in reversed(range(patience)):
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not tries_left:
+                    os.close(self._descriptor)
+                    raise
+                time.sleep(pause_s)
         os.ftruncate(self._descriptor, 0)
         os.write(self._descriptor, content.encode())
 

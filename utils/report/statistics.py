@@ -1,6 +1,6 @@
 """How sure a mean is: intervals of scores, and of paired differences.
 
-Scores lie in [0, 1] and are often 0 or 1, so intervals are Wilson's: never outside [0, 1], never of no width at the ends.
+Scores lie in [0, 1] and are often 0 or 1, so intervals are Wilson's: never outside [0, 1], never without width.
 """
 
 from __future__ import annotations
