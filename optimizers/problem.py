@@ -70,6 +70,12 @@ class Problem:
         """The name of the metric that is optimized."""
         return self._metrics[0].name
 
+    @property
+    def calls_left(self) -> int:
+        """Task calls that the budget still holds: for choosing sample sizes, never for counting."""
+        ledger = self._door.ledger
+        return max(0, ledger.budget.task_calls - ledger.logical.task_calls) if ledger.budget else 10**9
+
     # ------------------------------------------------------------------ spending
 
     def score(self, prompt: Prompt, examples: Sequence[Example] | None = None) -> Evaluation:

@@ -208,8 +208,8 @@ class RunArchive:
         """The state of every task, from two listings and the submissions: linear in their number."""
         latest = {task_id: item.number for item in self.submissions() for task_id in item.task_ids}
         started: dict[str, list[Attempt]] = {}
-        for attempt in filter(None, map(_parse, self.blobs.list("started"))):
-            started.setdefault(attempt.task_id, []).append(attempt)
+        for begun in filter(None, map(_parse, self.blobs.list("started"))):
+            started.setdefault(begun.task_id, []).append(begun)
         for attempts in started.values():
             attempts.sort(key=lambda attempt: (attempt.submission, attempt.name))
         completed: dict[str, str] = {}
@@ -285,7 +285,7 @@ def local_archive(root: Path, run_id: str) -> RunArchive:
 
 def _parse(name: str) -> Attempt | None:
     match = ATTEMPT.match(name)
-    return Attempt(match["task"], int(match["submission"]), match["attempt"]) if match else None
+    return Attempt(match["task"], int(match["submission"]), match["name"]) if match else None
 
 
 def _text(value: Any) -> bytes:

@@ -18,7 +18,7 @@ from utils.errors import BudgetExhausted, CallError, Drained
 from utils.journal import Entry, Journal, outcome
 from utils.ledger import Ledger
 from utils.llm.base import LLM
-from utils.records import Completion, Request, Role, Spend, StopReason
+from utils.records import Accounts, Completion, Request, Role, Spend, StopReason
 
 
 class Purse(Protocol):
@@ -44,7 +44,8 @@ class Door:
     """The way of one task to its models; lives in one thread and one event loop.
 
     `in_flight` bounds this task's open calls. `draining` is asked before each new call: once it is true nothing more is
-    sent, what is in flight is awaited and journalled, and `Drained` is raised. `listen` is told after every answer.
+    sent, what is in flight is awaited and journalled, and `Drained` is raised. `listen` may be set; it is told of
+    every answer.
     """
 
     def __init__(
@@ -55,21 +56,21 @@ class Door:
         *,
         in_flight: int = 8,
         draining: Callable[[], bool] = lambda: False,
-        listen: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         purse: Purse | None = None,
     ) -> None:
         self._models = models
         self._journal = journal
         self.ledger = ledger
+        self.listen: Callable[[], None] = lambda: None
         self._in_flight = in_flight
         self._draining = draining
-        self._listen = listen
         self._purse = purse
         self._stopwatch = Stopwatch(clock)
         self._runner = asyncio.Runner()
         self._asked: Counter[str] = Counter()
         self._used: list[tuple[str, int]] = []
+        self._closed = Accounts()  # of the ledgers that were laid aside
         self.sent = 0  # calls that the journal could not answer
         self.open = 0  # calls waiting for a model just now
 
@@ -90,7 +91,19 @@ class Door:
 
     def with_ledger(self, ledger: Ledger) -> None:
         """From here on charge other books: the final scoring is not part of an optimizer's budget."""
+        self._closed = self.total
         self.ledger = ledger
+
+    @property
+    def total(self) -> Accounts:
+        """What was charged and billed in all ledgers together."""
+        ledger = self.ledger
+        return Accounts(self._closed.logical + ledger.logical, self._closed.billed + ledger.billed)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds spent on the task over all its attempts."""
+        return self._stopwatch.elapsed_s
 
     @property
     def stray(self) -> Spend:
@@ -165,7 +178,7 @@ class Door:
                 self.open -= 1
             entry = outcome(call.request, call.key, call.occurrence, role, self._stopwatch.elapsed_s, answer)
             self._journal.record(entry)
-            self._listen()
+            self.listen()
             return entry
 
 

@@ -73,18 +73,24 @@ class Ending:
 class Journal:
     """What is known of a task's calls, and where new ones are written.
 
-    `earlier` holds the text of the files of earlier attempts; `append` writes one line to this attempt's file.
-    With `forget_failures` (a retry) failed calls are asked again, and answered ones are still free.
+    `append` writes one line to this attempt's file; the files of earlier attempts are read first, oldest first.
     """
 
-    def __init__(
-        self, append: Callable[[str], None], earlier: Iterable[str] = (), *, forget_failures: bool = False
-    ) -> None:
+    def __init__(self, append: Callable[[str], None]) -> None:
         self._append = append
         self._entries: dict[tuple[str, int], Entry] = {}
+        self._paid_before: dict[tuple[str, int], Entry] = {}
         self.ending: Ending | None = None
-        for text in earlier:
-            self._read(text, forget_failures)
+
+    def read(self, text: str, *, forget_failures: bool = False) -> None:
+        """Take in the journal of an earlier attempt; failed calls from before a retry are to be asked again."""
+        for line in text.split("\n"):
+            entry = read_line(line)
+            if isinstance(entry, Ending):
+                self.ending = None if forget_failures else entry
+            elif entry is not None and not (forget_failures and entry.failed):
+                # two attempts may hold the same call where a worker outlived its parent: the first answer stands
+                self._entries.setdefault((entry.key, entry.occurrence), entry)
         self._paid_before = dict(self._entries)
 
     def __len__(self) -> int:
@@ -104,24 +110,10 @@ class Journal:
         self.ending = Ending(reason, logical_calls)
         self._append(dumps({"ending": self.ending}) + "\n")
 
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds that earlier attempts had spent at their last answer."""
-        return max((entry.elapsed_s for entry in self._paid_before.values()), default=0.0)
-
     def stray(self, used: Iterable[tuple[str, int]]) -> Spend:
         """What was paid in earlier attempts for calls that this one did not ask again (after a change of code, say)."""
         unused = sorted(set(self._paid_before) - set(used))
         return sum((self._paid_before[at].billed for at in unused), Spend())
-
-    def _read(self, text: str, forget_failures: bool) -> None:
-        for line in text.split("\n"):
-            entry = read_line(line)
-            if isinstance(entry, Ending):
-                self.ending = None if forget_failures else entry
-            elif entry is not None and not (forget_failures and entry.failed):
-                # two attempts may hold the same call where a worker outlived its parent: the first answer stands
-                self._entries.setdefault((entry.key, entry.occurrence), entry)
 
 
 def read_line(line: str) -> Entry | Ending | None:

@@ -337,6 +337,20 @@ class RunPlan:
     data_hashes: Mapping[str, str] = field(default_factory=dict)  # dataset -> hash of the rows used
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a running task is, for whoever watches."""
+
+    task_id: str
+    phase: str  # loading, optimizing, scoring
+    task_calls: int = 0  # charged to the budget so far
+    best: float | None = None  # validation mean of the best prompt so far
+    spent: Spend = Spend()  # billed, final scoring included
+    open_calls: int = 0  # waiting for an answer
+    waiting: int = 0  # in back-off
+    resumes_in_s: float = 0.0
+
+
 class Status(StrEnum):
     """The state of a task, read off file names."""
 

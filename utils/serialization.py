@@ -79,6 +79,25 @@ def content_hash(value: Any, length: int = 16) -> str:
     return hashlib.sha256(dumps(value).encode("utf-8", "surrogatepass")).hexdigest()[:length]
 
 
+def json_schema(cls: type) -> dict[str, Any]:
+    """The JSON schema of a record type, for editors and for `--config-schema`."""
+    if is_dataclass(cls):
+        properties = {}
+        for field in fields(cls):
+            part = json_schema(_hints(cls)[field.name])
+            properties[field.name] = part if field.default is MISSING else {**part, "default": encode(field.default)}
+        return {"type": "object", "properties": properties, "additionalProperties": False}
+    args, origin = get_args(cls), get_origin(cls)
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [json_schema(kind) for kind in args]}
+    if origin in (dict, Mapping):
+        return {"type": "object"}
+    if origin in (tuple, list):
+        return {"type": "array", "items": json_schema(args[0])}
+    names = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+    return {"type": names[cls]}
+
+
 @cache
 def _names(cls: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(cls))

@@ -1,7 +1,8 @@
 """The protocol between the harness and a model: one request, one completion.
 
-Whatever a model is, it is asked through `complete`. Retrying, caching and metering wrap it like transports; none of them
-is visible here. A call that cannot be answered raises `CallError`, with a kind that says whether asking again may help.
+Whatever a model is, it is asked through `complete`. Retrying, caching and metering wrap it like transports; none of
+them is visible here. A call that cannot be answered raises `CallError`, with a kind that says whether asking again may
+help.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ DEFAULT_MAX_TOKENS = 1024  # of an answer, where the request does not say; every
 def token_ceiling(request: Request) -> Usage:
     """An upper bound of a request's tokens without a tokenizer.
 
-    Two UTF-8 bytes a token bounds byte-pair encodings on ordinary text (English has about four); each message adds a few
-    tokens of framing. The answer is bounded by `max_tokens` (or `max_completion_tokens`), thinking included.
+    Two UTF-8 bytes a token bounds byte-pair encodings on ordinary text (English has about four); each message adds a
+    few tokens of framing. The answer is bounded by `max_tokens` (or `max_completion_tokens`), thinking included.
     """
     text = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in request.messages)
     limit = request.params.get("max_completion_tokens") or request.params.get("max_tokens") or DEFAULT_MAX_TOKENS

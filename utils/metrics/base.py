@@ -6,7 +6,7 @@ and whoever scores does the asking, so that judge calls are journalled, charged 
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from utils.records import Completion, Example, Request, Score
 
@@ -30,7 +30,7 @@ class JudgedMetric(Protocol):
     def name(self) -> str: ...
 
     @property
-    def needs(self) -> str:
+    def needs(self) -> Literal["chat", "embedding"]:
         """`chat` or `embedding`: the kind of model that answers `question`."""
 
     def question(self, example: Example, answer: str) -> Request:

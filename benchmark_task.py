@@ -1,0 +1,519 @@
+"""From what was asked for to a plan of tasks, and from a task to its result.
+
+`expand` makes the plan, once. `check` refuses what could not run, before anything is spent. `run_task` is one
+optimization with its honest scoring; `attempt` is one try of it by one worker, and the only place where an exception
+becomes a failed result.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import yaml
+
+from benchmark_config import DATASETS, DEFAULTS, MODELS, OPTIMIZERS, Settings
+from optimizers.base import Extent, Optimizer
+from optimizers.editor import Editor
+from optimizers.problem import Problem, Rules, ask_scores, refuse_failures, spans_of
+from utils.archive import Attempt, RunArchive
+from utils.dataset_specs.base import DatasetSpec, Splits, check_prompt, load_splits
+from utils.dataset_specs.csv_file import csv_spec
+from utils.door import Door, Purse
+from utils.errors import CallError, Drained, ErrorKind, Stop, TaskError, UsageError, unknown
+from utils.journal import Journal
+from utils.ledger import Ledger
+from utils.llm.base import LLM
+from utils.llm.connect import connect, gate_name
+from utils.llm.resilience import Gate
+from utils.metrics.base import JudgedMetric, Metric
+from utils.metrics.registry import find_metric
+from utils.prompt import Prompt
+from utils.records import (
+    Accounts,
+    Budget,
+    Evaluation,
+    Failure,
+    Progress,
+    Request,
+    Role,
+    Split,
+    Standing,
+    Status,
+    StopReason,
+    TaskResult,
+    TaskSpec,
+)
+from utils.report.estimate import Need, prompt_tokens
+from utils.report.statistics import interval_of
+from utils.serialization import decode
+
+logger = logging.getLogger("benchmark")
+
+SIMULATED = "sim/"  # what the names of simulated models begin with
+
+
+# --------------------------------------------------------------------------- the plan
+
+
+def expand(settings: Settings) -> tuple[TaskSpec, ...]:
+    """The tasks of a grid: dataset x optimizer x model x seed, in that order. Raises UsageError for what is wrong."""
+    datasets = _datasets(settings)
+    optimizers = [parse_optimizer(text) for text in settings.optimizers or tuple(OPTIMIZERS)]
+    models = settings.models or configured_models()
+    for name in dict.fromkeys(filter(None, (*models, settings.optimizer_model, settings.judge_model))):
+        check_model(name, settings.model_params)
+    if not settings.seeds:
+        raise UsageError("--seeds is empty; give at least one number")
+    if settings.metric:
+        find_metric(settings.metric)
+    budget = _budget(settings)
+    prompt = _prompt(settings)
+    cells = product(datasets, optimizers, models, settings.seeds)
+    tasks = [
+        TaskSpec(
+            dataset=dataset,
+            optimizer=optimizer,
+            optimizer_params=params,
+            model=model,
+            seed=seed,
+            model_params=settings.model_params,
+            optimizer_model=settings.optimizer_model,
+            judge_model=settings.judge_model,
+            data=data_source(settings.data),
+            dataset_csv=str(Path(settings.dataset_csv).resolve()) if settings.dataset_csv else "",
+            test_mode=settings.test_mode,
+            budget=budget,
+            prompt=prompt,
+            metric=settings.metric,
+        )
+        for dataset, (optimizer, params), model, seed in cells
+    ]
+    return tuple({task.task_id: task for task in tasks}.values())  # a cell named twice is one cell
+
+
+def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the parameters of `NAME:k=v,k=v`; every parameter is checked by name, type and value."""
+    name, _, assignments = text.partition(":")
+    if name not in OPTIMIZERS:
+        raise unknown("optimizer", name, OPTIMIZERS)
+    params = parse_assignments(assignments.split(",") if assignments else (), f"optimizer {name}")
+    optimizer = OPTIMIZERS[name]
+    known = set(_defaults(optimizer))
+    for key in params:
+        if key not in known:
+            raise unknown(f"parameter of optimizer {name}:", key, known)
+    built = _build(name, params)
+    return name, {key: getattr(built, key) for key in params}
+
+
+def parse_assignments(texts: Sequence[str], where: str) -> dict[str, Any]:
+    """`k=v` texts as a mapping; values are read as YAML scalars or JSON, so `3` is a number and `on` a truth value."""
+    params: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"{where}: {text!r} is not of the form name=value")
+        try:
+            params[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"{where}: cannot read the value of {text!r}; quote it, or write it as JSON") from None
+    return params
+
+
+def build_optimizer(spec: TaskSpec) -> Optimizer:
+    """The optimizer of a task, with its parameters."""
+    return _build(spec.optimizer, spec.optimizer_params)
+
+
+def configured_models() -> tuple[str, ...]:
+    """The rows of MODELS whose keys are present."""
+    import os
+
+    present = tuple(name for name, variable in MODELS.items() if os.environ.get(variable))
+    if not present:
+        variables = ", ".join(dict.fromkeys(MODELS.values()))
+        raise UsageError(f"no model named and no key found ({variables}); set one, or try --models sim/standard")
+    return present
+
+
+def check_model(name: str, params: Mapping[str, Any]) -> None:
+    """Raises UsageError for a name that neither the simulation nor litellm knows, or where its key is missing."""
+    if name.startswith(SIMULATED):
+        from utils.llm.simulated import simulated_model
+
+        simulated_model(name, params, ())
+    else:
+        from utils.llm import litellm_engine
+
+        litellm_engine.check(name, params)
+
+
+def data_source(text: str) -> str:
+    """`hub`, `sample`, or the absolute path of an existing folder."""
+    if text in ("hub", "sample"):
+        return text
+    path = Path(text).expanduser().resolve()
+    if not path.is_dir():
+        raise UsageError(f"--data {text!r} is neither hub nor sample nor a folder; give one of these")
+    return str(path)
+
+
+def _datasets(settings: Settings) -> tuple[str, ...]:
+    for name in settings.demo_datasets:
+        if name not in DATASETS:
+            raise unknown("dataset", name, DATASETS)
+    if settings.dataset_csv:
+        return (*settings.demo_datasets, csv_spec(settings.dataset_csv).name)
+    return settings.demo_datasets or tuple(DATASETS)
+
+
+def _budget(settings: Settings) -> Budget:
+    default = DEFAULTS.test_mode_task_calls if settings.test_mode else DEFAULTS.task_calls
+    limits = {
+        "--budget": settings.budget,
+        "--max-tokens": settings.max_tokens,
+        "--max-cost": settings.max_cost,
+        "--max-seconds": settings.max_seconds,
+        "--run-max-cost": settings.run_max_cost,
+        "--max-concurrent": settings.max_concurrent,
+        "--max-in-flight": settings.max_in_flight,
+        "--task-timeout": settings.task_timeout,
+    }
+    for option, value in limits.items():
+        if value is not None and not value > 0:
+            raise UsageError(f"{option} is {value:g}; give a number above 0")
+    calls = default if settings.budget is None else settings.budget
+    return Budget(calls, None, settings.max_tokens, settings.max_cost, settings.max_seconds)
+
+
+def _prompt(settings: Settings) -> Prompt | None:
+    if settings.prompt and settings.prompt_file:
+        raise UsageError("--prompt and --prompt-file are both given; give one")
+    if settings.prompt_file:
+        try:
+            text = Path(settings.prompt_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"cannot read --prompt-file {settings.prompt_file!r}: {error}; give a UTF-8 text"
+            ) from None
+        if not text.strip():
+            raise UsageError(f"--prompt-file {settings.prompt_file!r} is empty; write the prompt into it")
+        return Prompt(system=text.strip())
+    return Prompt(system=settings.prompt.strip()) if settings.prompt.strip() else None
+
+
+def _defaults(optimizer: Optimizer) -> dict[str, Any]:
+    return {name: getattr(optimizer, name) for name in optimizer.__dataclass_fields__}
+
+
+def _build(name: str, params: Mapping[str, Any]) -> Optimizer:
+    optimizer = OPTIMIZERS[name]
+    try:
+        # through the codec, so that a value of the wrong type is refused by name
+        return decode(type(optimizer), {**_defaults(optimizer), **params})
+    except UsageError as error:
+        raise UsageError(f"optimizer {name}: {error}") from None
+
+
+# --------------------------------------------------------------------------- what a task needs
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a task works on: its dataset, rows, seed prompt and metrics."""
+
+    dataset: DatasetSpec
+    splits: Splits
+    seed: Prompt
+    metrics: tuple[Metric | JudgedMetric, ...]
+
+    @property
+    def extent(self) -> Extent:
+        return Extent(len(self.splits.train), len(self.splits.validation))
+
+
+def load_work(spec: TaskSpec) -> Work:
+    """The rows, the prompt and the metrics of a task, checked against each other. Raises UsageError."""
+    dataset, splits = _load(spec.dataset, spec.data, spec.dataset_csv, spec.test_mode)
+    metrics = (find_metric(spec.metric), *dataset.metrics) if spec.metric else dataset.metrics
+    names: dict[str, Metric | JudgedMetric] = {}
+    for metric in metrics:
+        names.setdefault(metric.name, metric)
+    seed = _seed_prompt(spec, dataset)
+    check_prompt(seed, splits, f"the prompt for {spec.dataset}")
+    return Work(dataset, splits, seed, tuple(names.values()))
+
+
+@lru_cache(maxsize=32)
+def _load(name: str, data: str, csv: str, test_mode: bool) -> tuple[DatasetSpec, Splits]:
+    dataset = DATASETS[name] if name in DATASETS else csv_spec(csv)
+    return dataset, load_splits(dataset, data, test_mode=test_mode)
+
+
+def _seed_prompt(spec: TaskSpec, dataset: DatasetSpec) -> Prompt:
+    """The dataset's prompt, or the user's: one that names no column takes the place of the system text."""
+    if spec.prompt is None:
+        return dataset.prompt
+    if spec.prompt.placeholders:
+        return Prompt(user=spec.prompt.system)
+    return replace(dataset.prompt, system=spec.prompt.system)
+
+
+def judge_kind(metrics: Sequence[Metric | JudgedMetric]) -> Literal["chat", "embedding"] | None:
+    """The kind of model that the judged metrics need."""
+    kinds = {metric.needs for metric in metrics if isinstance(metric, JudgedMetric)}
+    if len(kinds) > 1:
+        raise UsageError("one run cannot use an LLM judge and an embedding metric at once; choose one with --metric")
+    return kinds.pop() if kinds else None
+
+
+def check(spec: TaskSpec, work: Work) -> None:
+    """Raises UsageError for a task that could not run: a budget below one evaluation, a price that is not known."""
+    needed = len(work.splits.validation)
+    if spec.budget.task_calls < needed:
+        raise UsageError(
+            f"--budget {spec.budget.task_calls} is below one evaluation of {spec.dataset}, {needed} calls;"
+            f" give at least {needed}"
+        )
+    kind = judge_kind(work.metrics)
+    judge = (spec.judge_model or spec.model) if kind else ""
+    if spec.budget.usd is not None:
+        for model in filter(None, (spec.model, spec.optimizer_model, judge)):
+            if price(model) is None:
+                raise UsageError(f"--max-cost cannot be kept: the price of {model!r} is not known; use --max-tokens")
+
+
+def need(spec: TaskSpec, work: Work) -> Need:
+    """What a task will ask for, for the estimate."""
+    forecast = build_optimizer(spec).plan(work.extent, spec.budget)
+    test, rest = len(work.splits.test), len(work.splits.validation)
+    shown = [Request(work.seed.render(example.inputs)) for example in work.splits.validation]
+    editor = spec.optimizer_model or spec.model
+    return Need(
+        forecast,
+        scoring=(test, 2 * test, 2 * test + DEFAULTS.finalists * rest),
+        tokens_in=prompt_tokens(shown),
+        price=price(spec.model),
+        editor_price=price(editor),
+        simulated=spec.model.startswith(SIMULATED),
+    )
+
+
+def price(model: str) -> tuple[float, float] | None:
+    """USD a token, in and out; None where no table has it. Nothing for a simulated model, whose money is play money."""
+    if model.startswith(SIMULATED):
+        return (0.0, 0.0)
+    from utils.llm import litellm_engine
+
+    return litellm_engine.price(model)
+
+
+# --------------------------------------------------------------------------- one optimization
+
+
+def run_task(
+    spec: TaskSpec, work: Work, optimizer: Optimizer, door: Door, report: Callable[[str, Problem], None] | None = None
+) -> TaskResult:
+    """One optimization, then the final choice and the test, on rows that the optimizer never held.
+
+    Raises TaskError, CallError or Drained; a spent budget is no error. `report` is told of each phase.
+    """
+    params = {"temperature": 0, **spec.model_params}
+    problem = Problem(
+        work.seed,
+        work.splits.train,
+        work.splits.validation,
+        work.metrics,
+        door,
+        params=params,
+        spans=spans_of((*work.splits.validation, *work.splits.test)),
+        rules=Rules(max_failed_share=DEFAULTS.max_failed_share),
+    )
+    editor_params = spec.model_params if spec.optimizer_model in ("", spec.model) else {}
+    editor = Editor(door, problem, seed=spec.seed, params={**editor_params, "temperature": 1.0})
+    tell = report or (lambda phase, problem: None)
+    tell("optimizing", problem)
+    try:
+        reason = optimizer.optimize(problem, editor, Random(spec.seed))
+    except Drained:
+        raise
+    except Stop as stop:
+        reason = StopReason(stop.reason)
+    spent = door.ledger.accounts
+    door.with_ledger(Ledger())
+    tell("scoring", problem)
+    initial, final = _choose(problem)
+    tests = _test(work, [initial.prompt, final.prompt], door, params)
+    billed = spent.billed + door.stray
+    return TaskResult(
+        task_id=spec.task_id,
+        status=Status.COMPLETED,
+        stop_reason=reason,
+        seconds=round(door.elapsed_s, 3),
+        simulated=spec.model.startswith(SIMULATED),
+        spent=Accounts(spent.logical, billed),
+        scoring=door.ledger.accounts,
+        initial=_standing(initial, tests[0]),
+        final=_standing(final, tests[-1]),
+        items={"initial": tests[0].items, "final": tests[-1].items},
+        steps=tuple(problem.steps),
+        curve=tuple(problem.curve),
+    )
+
+
+def _choose(problem: Problem) -> tuple[Evaluation, Evaluation]:
+    """The seed and the final prompt, both on all of validation.
+
+    The best few are scored on the validation rows that they have not seen yet; the seed is among them, so the final
+    prompt is never worse than it. Ties keep the seed, then fewer tokens of prompt, then the earlier prompt.
+    """
+    trials = problem.score_all(problem.finalists(DEFAULTS.finalists))
+    best = max(trials, key=lambda trial: trial.mean)  # the first of equals; finalists come seed first
+    for trial in trials[1:]:
+        if trial.mean == best.mean and best.prompt.id != problem.seed.id and trial.prompt.length < best.prompt.length:
+            best = trial
+    return trials[0], best
+
+
+def _test(work: Work, prompts: Sequence[Prompt], door: Door, params: Mapping[str, Any]) -> list[Evaluation]:
+    """Each distinct prompt on all test rows, as one batch."""
+    distinct = list({prompt.id: prompt for prompt in prompts}.values())
+    rows = work.splits.test
+    items = ask_scores(door, [(prompt, row) for prompt in distinct for row in rows], work.metrics, params)
+    size = len(rows)
+    tests = [
+        Evaluation(prompt, Split.TEST, tuple(items[i * size : (i + 1) * size])) for i, prompt in enumerate(distinct)
+    ]
+    for test in tests:
+        refuse_failures(test, DEFAULTS.max_failed_share)
+    return tests
+
+
+def _standing(validation: Evaluation, test: Evaluation) -> Standing:
+    scores = {Split.VALIDATION.value: interval_of(validation), Split.TEST.value: interval_of(test)}
+    return Standing(validation.prompt, scores)
+
+
+# --------------------------------------------------------------------------- one attempt by one worker
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how an attempt runs: everything that does not decide its result."""
+
+    archive: RunArchive
+    attempt: Attempt
+    earlier: tuple[Attempt, ...] = ()
+    retried_at: int = 0  # the latest submission that was a retry: calls that failed before it are asked again
+    in_flight: int = 8
+    wrap: Callable[[LLM, str], LLM] = lambda model, task_id: model  # the run's cache, where there is one
+    draining: Callable[[], bool] = lambda: False
+    tell: Callable[[Progress], None] = lambda progress: None
+    purse: Purse | None = None
+    gates: dict[str, Gate] = field(default_factory=dict)
+
+
+def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
+    """One try of a task; its result is in the archive when this returns. None: the run was asked to stop.
+
+    Being killed, preempted or cancelled is not a failure of the task: `KeyboardInterrupt` and its like pass through.
+    """
+    door: Door | None = None
+    try:
+        place.tell(Progress(spec.task_id, "loading"))
+        work = load_work(spec)
+        door = _door(spec, work, place)
+        with closing(door):
+            result = run_task(spec, work, build_optimizer(spec), door, _reporter(spec, place, door))
+    except Drained as stop:
+        logger.info("stopped: %s", stop)
+        return None
+    except Exception as error:
+        logger.exception("the task failed")
+        result = _failed(spec, error, door)
+    place.archive.save_result(place.attempt, result)
+    return result
+
+
+def _door(spec: TaskSpec, work: Work, place: Place) -> Door:
+    archive = place.archive
+    journal = Journal(archive.journal(place.attempt))
+    for earlier in place.earlier:
+        journal.read(archive.read_journal(earlier), forget_failures=earlier.submission < place.retried_at)
+    examples = (*work.splits.train, *work.splits.validation, *work.splits.test)
+
+    def model(name: str, kind: Literal["chat", "embedding"] = "chat") -> LLM:
+        connected = connect(
+            name, spec.model_params, gates=place.gates, in_flight=place.in_flight, kind=kind, examples=examples
+        )
+        return connected if name.startswith(SIMULATED) else place.wrap(connected, spec.task_id)
+
+    models = {Role.TASK: model(spec.model)}
+    same = spec.optimizer_model in ("", spec.model)
+    models[Role.OPTIMIZER] = models[Role.TASK] if same else model(spec.optimizer_model)
+    kind = judge_kind(work.metrics)
+    if kind:
+        same = kind == "chat" and spec.judge_model in ("", spec.model)
+        models[Role.JUDGE] = models[Role.TASK] if same else model(spec.judge_model or spec.model, kind)
+    return Door(
+        models,
+        journal,
+        Ledger(spec.budget),
+        in_flight=place.in_flight,
+        draining=place.draining,
+        purse=place.purse,
+    )
+
+
+def _reporter(spec: TaskSpec, place: Place, door: Door) -> Callable[[str, Problem], None]:
+    """Tells of a phase when it begins, and lets the door tell of every answer in it."""
+
+    def report(phase: str, problem: Problem) -> None:
+        logger.info("%s", phase)
+
+        def tell() -> None:
+            gate = place.gates.get(gate_name(spec.model, spec.model_params))
+            status = gate.status() if gate else None
+            place.tell(
+                Progress(
+                    spec.task_id,
+                    phase,
+                    task_calls=door.ledger.logical.task_calls,
+                    best=problem.curve[-1][1] if problem.curve else None,
+                    spent=door.total.billed,
+                    open_calls=door.open,
+                    waiting=status.waiting if status else 0,
+                    resumes_in_s=status.resumes_in_s if status else 0.0,
+                )
+            )
+
+        door.listen = tell
+        tell()
+
+    return report
+
+
+def _failed(spec: TaskSpec, error: Exception, door: Door | None) -> TaskResult:
+    kind = error.kind if isinstance(error, CallError | TaskError) else ErrorKind.INTERNAL
+    if isinstance(error, UsageError):
+        kind = ErrorKind.BAD_REQUEST
+    message = " ".join(str(error).split()) or type(error).__name__
+    known = isinstance(error, CallError | TaskError | UsageError)
+    return TaskResult(
+        task_id=spec.task_id,
+        status=Status.FAILED,
+        stop_reason=StopReason.ERROR,
+        seconds=round(door.elapsed_s, 3) if door else 0.0,
+        simulated=spec.model.startswith(SIMULATED),
+        spent=door.total if door else Accounts(),
+        error=Failure(kind, message if known else f"{type(error).__name__}: {message}", traceback.format_exc()),
+    )

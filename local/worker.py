@@ -1,0 +1,120 @@
+"""A worker: one process, one attempt of one task.
+
+It talks with its parent over one pipe: progress and money go up, `drain` and grants come down. If the parent dies the
+pipe breaks, and the worker ends at once: what it was answered is in the journal, and nobody is left to look after it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+
+from benchmark_task import Place, attempt
+from local.logging import log_to
+from utils.archive import Attempt, Claim, local_archive
+from utils.errors import Drained
+from utils.llm.base import LLM
+from utils.llm.cache import AnswerStore, Cached
+from utils.records import Progress, TaskSpec
+
+TELL_EVERY_S = 0.2
+ORPHANED = 70  # exit status of a worker whose parent is gone
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is started with."""
+
+    spec: TaskSpec
+    root: Path  # of all runs
+    run_id: str
+    attempt: Attempt
+    earlier: tuple[Attempt, ...]
+    retried_at: int
+    in_flight: int
+    share_answers: bool
+    limited_run: bool  # the run has a limit of money, kept by the parent
+    log_level: str
+
+
+def work(order: Order, pipe: Connection) -> None:
+    """The whole life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    archive = local_archive(order.root, order.run_id)
+    folder = order.root / order.run_id
+    log_to(folder / archive.log_name(order.spec.task_id), order.log_level)
+    claim = Claim(folder / archive.started_name(order.attempt), f'{{"pid":{os.getpid()}}}\n')
+    line = Line(pipe)
+    attempt(
+        order.spec,
+        Place(
+            archive,
+            order.attempt,
+            order.earlier,
+            retried_at=order.retried_at,
+            in_flight=order.in_flight,
+            wrap=sharing(folder) if order.share_answers else lambda model, _: model,
+            draining=line.draining.is_set,
+            tell=line.tell,
+            purse=line if order.limited_run else None,
+        ),
+    )
+    claim.release()
+
+
+def sharing(folder: Path) -> Callable[[LLM, str], LLM]:
+    """Wraps a model so that the tasks of this run share its answers."""
+    store = AnswerStore(folder / "cache.sqlite")
+    return lambda model, task_id: Cached(model, store, task_id)
+
+
+class Line:
+    """The worker's end of the pipe. Also the run's purse, which is kept by the parent."""
+
+    def __init__(self, pipe: Connection, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pipe = pipe
+        self._clock = clock
+        self._told = -TELL_EVERY_S
+        self._phase = ""
+        self._grants: SimpleQueue[bool] = SimpleQueue()
+        self.draining = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def tell(self, progress: Progress) -> None:
+        """Pass on how far the task is: at most a few times a second, and at once when a phase begins."""
+        now = self._clock()
+        if progress.phase != self._phase or now - self._told >= TELL_EVERY_S:
+            self._told, self._phase = now, progress.phase
+            self._send(progress)
+
+    def reserve(self, usd: float) -> None:
+        self._send(("reserve", usd))
+        if not self._grants.get():
+            raise Drained("run_budget", f"the run's limit of money has no room for another ${usd:.4f}")
+
+    def settle(self, reserved: float, paid: float) -> None:
+        self._send(("settle", reserved, paid))
+
+    def _send(self, message: object) -> None:
+        try:
+            self._pipe.send(message)
+        except OSError:
+            os._exit(ORPHANED)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = self._pipe.recv()
+            except (EOFError, OSError):
+                os._exit(ORPHANED)
+            if message == "drain":
+                self.draining.set()
+            else:
+                self._grants.put(message)

@@ -1,0 +1,63 @@
+"""A model's name becomes a client: its provider, its gate, its retries.
+
+What a model is made of is left to `simulated` and `litellm_engine`, which are imported when a name of theirs comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from utils.llm.base import LLM
+from utils.llm.resilience import Gate, Resilient, RetryPolicy
+from utils.records import Example
+
+SIMULATED = "sim"
+
+
+def provider_of(model: str) -> str:
+    """The provider of a model: what stands before the first slash, else what litellm makes of the bare name."""
+    prefix, slash, _ = model.partition("/")
+    if slash:
+        return prefix
+    from utils.llm.litellm_engine import provider  # on first use: costs seconds
+
+    return provider(model)
+
+
+def gate_name(model: str, params: Mapping[str, Any]) -> str:
+    """What limits are shared by: the provider, or the address where one is given, for it has limits of its own."""
+    base = params.get("api_base")
+    return f"{provider_of(model)} at {base}" if base else provider_of(model)
+
+
+def connect(
+    model: str,
+    params: Mapping[str, Any],
+    *,
+    gates: dict[str, Gate],
+    policy: RetryPolicy | None = None,
+    in_flight: int,
+    kind: Literal["chat", "embedding"] = "chat",
+    examples: Sequence[Example] = (),
+) -> LLM:
+    """The model, with retries, behind its provider's gate in `gates`, which is made if it is not there.
+
+    `params` lie under each request's own. `in_flight` bounds the calls of a new gate; an existing one keeps its bound.
+    `examples` are what a simulated model knows the answers of.
+    """
+    policy = policy or RetryPolicy()
+    gate = gates.setdefault(gate_name(model, params), Gate(in_flight))
+    return Resilient(_bare(model, params, kind, examples, policy.timeout_s), gate, policy)
+
+
+def _bare(model: str, params: Mapping[str, Any], kind: str, examples: Sequence[Example], timeout_s: float) -> LLM:
+    if provider_of(model) == SIMULATED:
+        from utils.llm.simulated import simulated_model
+
+        return simulated_model(model, params, examples, kind)
+    from utils.llm.litellm_engine import EmbeddingModel, LiteLLMModel
+
+    if kind == "embedding":
+        return EmbeddingModel(model, params, timeout_s=timeout_s)
+    return LiteLLMModel(model, params, timeout_s=timeout_s)
