@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -241,9 +240,13 @@ class Work:
         return Extent(len(self.splits.train), len(self.splits.validation))
 
 
-def load_work(spec: TaskSpec) -> Work:
-    """The rows, the prompt and the metrics of a task, checked against each other. Raises UsageError."""
-    dataset, splits = _load(spec.dataset, spec.data, spec.dataset_csv, spec.test_mode)
+def load_work(spec: TaskSpec, kept: Splits | None = None) -> Work:
+    """The rows, the prompt and the metrics of a task, checked against each other. Raises UsageError.
+
+    `kept` are the rows that the run has already; without them they come from the task's source.
+    """
+    dataset = _dataset(spec.dataset, spec.dataset_csv)
+    splits = kept or load_splits(dataset, spec.data, test_mode=spec.test_mode)
     metrics = (find_metric(spec.metric), *dataset.metrics) if spec.metric else dataset.metrics
     names: dict[str, Metric | JudgedMetric] = {}
     for metric in metrics:
@@ -253,10 +256,8 @@ def load_work(spec: TaskSpec) -> Work:
     return Work(dataset, splits, seed, tuple(names.values()))
 
 
-@lru_cache(maxsize=32)
-def _load(name: str, data: str, csv: str, test_mode: bool) -> tuple[DatasetSpec, Splits]:
-    dataset = DATASETS[name] if name in DATASETS else csv_spec(csv)
-    return dataset, load_splits(dataset, data, test_mode=test_mode)
+def _dataset(name: str, csv: str) -> DatasetSpec:
+    return DATASETS[name] if name in DATASETS else csv_spec(csv)
 
 
 def _seed_prompt(spec: TaskSpec, dataset: DatasetSpec) -> Prompt:
@@ -430,7 +431,7 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
     door: Door | None = None
     try:
         place.tell(Progress(spec.task_id, "loading"))
-        work = load_work(spec)
+        work = load_work(spec, place.archive.load_splits(spec))
         door = _door(spec, work, place)
         with closing(door):
             result = run_task(spec, work, build_optimizer(spec), door, _reporter(spec, place, door))

@@ -21,6 +21,7 @@ from benchmark_task import Work, check, check_model, expand, load_work, need
 from local.checkpoint import Checkpoint
 from local.runner import Limits, Runner, Watcher, wait_for_strays, warm_up
 from utils.archive import Claim, Kind, RunArchive, TaskState, local_archive
+from utils.dataset_specs.base import Splits
 from utils.errors import UsageError
 from utils.journal import Entry, read_line
 from utils.records import RunPlan, Status, TaskResult, TaskSpec
@@ -42,12 +43,9 @@ class Launch:
     kind: Kind
     tasks: tuple[TaskSpec, ...]
     states: dict[str, TaskState]
+    splits: tuple[tuple[TaskSpec, Splits], ...]  # rows to be kept with the run
     estimate: Estimate
     notes: tuple[str, ...]
-
-    @property
-    def is_new(self) -> bool:
-        return self.kind is Kind.NEW
 
 
 def plan_new(settings: Settings) -> Launch:
@@ -97,6 +95,8 @@ def run(launch: Launch, settings: Settings, watcher: Watcher) -> Runner:
         states = wait_for_strays(launch.archive, launch.plan.tasks) if launch.states else {}
         if launch.added is not None:
             launch.archive.save_plan(launch.added)
+        for spec, splits in launch.splits:
+            launch.archive.save_splits(spec, splits)
         checkpoint = Checkpoint(launch.archive, Overview(launch.archive, launch.archive.load_plan()))
         limits = Limits(
             settings.max_concurrent,
@@ -193,14 +193,16 @@ def _launch(
     """Check every task against its data before anything is spent."""
     works: dict[str, Work] = {}
     needs: dict[str, Need] = {}
-    chosen = []
+    chosen: list[Need] = []
+    kept: list[tuple[TaskSpec, Splits]] = []
     for task in tasks:
         # everything but optimizer, model and seed decides the work; all but the seed decides the need
         base = replace(task, optimizer="", optimizer_params={}, seed=0)
-        work = works.get(base.task_id) or load_work(task)
+        work = works.get(base.task_id) or load_work(task, archive.load_splits(task))
         if base.task_id not in works:
             check(task, work)
             works[base.task_id] = work
+            kept.append((task, work.splits))
         cell = replace(task, seed=0).task_id
         needs[cell] = needs.get(cell) or need(task, work)
         chosen.append(needs[cell])
@@ -214,7 +216,7 @@ def _launch(
         added = replace(added, data_hashes=hashes)
     places = max(1, settings.max_in_flight) if tasks and not tasks[0].model.startswith("sim/") else os.cpu_count() or 1
     notes = tuple(dict.fromkeys(note for work in works.values() for note in work.splits.notes))
-    return Launch(archive, root, plan, added, kind, tasks, states, estimate(chosen, places), notes)
+    return Launch(archive, root, plan, added, kind, tasks, states, tuple(kept), estimate(chosen, places), notes)
 
 
 def _now() -> str:

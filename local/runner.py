@@ -22,9 +22,10 @@ from typing import Any, Protocol
 
 from benchmark_config import DEFAULTS
 from local.checkpoint import Checkpoint
-from local.worker import Order, work
+from local.worker import CACHE, Order, work
 from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.errors import ErrorKind, UsageError
+from utils.llm.cache import AnswerStore
 from utils.llm.connect import provider_of
 from utils.records import Failure, Progress, Status, StopReason, TaskResult, TaskSpec
 
@@ -137,6 +138,9 @@ class Runner:
         }
         self._earlier = {task.task_id: states[task.task_id].attempts for task in tasks}
         self.purse = Purse(self.limits.run_usd, self.paid_before_usd)
+        if self.limits.share_answers:
+            # made here once: workers that all switched a new file to WAL would lock each other out
+            AnswerStore(self.root / self.archive.run_id / CACHE).close()
         self._context = multiprocessing.get_context("forkserver")
         with self._signals():
             while self._workers or (self._waiting and not self.is_draining):

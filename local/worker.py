@@ -24,6 +24,7 @@ from utils.llm.base import LLM
 from utils.llm.cache import AnswerStore, Cached
 from utils.records import Progress, TaskSpec
 
+CACHE = "cache.sqlite"  # in the run's folder
 TELL_EVERY_S = 0.2
 ORPHANED = 70  # exit status of a worker whose parent is gone
 
@@ -52,6 +53,10 @@ def work(order: Order, pipe: Connection) -> None:
     log_to(folder / archive.log_name(order.spec.task_id), order.log_level)
     claim = Claim(folder / archive.started_name(order.attempt), f'{{"pid":{os.getpid()}}}\n')
     line = Line(pipe)
+
+    def wrap(model: LLM, task_id: str) -> LLM:
+        return Cached(model, AnswerStore(folder / CACHE), task_id)
+
     attempt(
         order.spec,
         Place(
@@ -60,19 +65,13 @@ def work(order: Order, pipe: Connection) -> None:
             order.earlier,
             retried_at=order.retried_at,
             in_flight=order.in_flight,
-            wrap=sharing(folder) if order.share_answers else lambda model, _: model,
+            wrap=wrap if order.share_answers else lambda model, _: model,
             draining=line.draining.is_set,
             tell=line.tell,
             purse=line if order.limited_run else None,
         ),
     )
     claim.release()
-
-
-def sharing(folder: Path) -> Callable[[LLM, str], LLM]:
-    """Wraps a model so that the tasks of this run share its answers."""
-    store = AnswerStore(folder / "cache.sqlite")
-    return lambda model, task_id: Cached(model, store, task_id)
 
 
 class Line:

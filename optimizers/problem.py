@@ -7,6 +7,7 @@ many of them end the task. What was scored is remembered; the best prompts are r
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ from utils.errors import CallError, ErrorKind, TaskError
 from utils.metrics.base import JudgedMetric, Metric
 from utils.prompt import Demo, Prompt
 from utils.records import Completion, Evaluation, Example, ItemScore, Request, Role, Score, Split, Step
+
+logger = logging.getLogger("optimizer")
 
 SPAN = 12  # words: a prompt with so long a run of words from a held-out row has copied it
 WORD = re.compile(r"\w+")
@@ -171,6 +174,7 @@ class Problem:
     ) -> None:
         """Note one decision: accept, reject, retire, duplicate, malformed, invalid or skip."""
         spent = self._door.ledger.logical
+        logger.info("%s: %s: %s", operator, decision, reason)
         ids = tuple(parent.id for parent in parents)
         self.steps.append(Step(len(self.steps), operator, decision, reason, ids, candidate, numbers or {}, spent))
 

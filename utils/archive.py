@@ -1,6 +1,7 @@
 """A run on disk or on a volume: who writes what, under which name.
 
     plan.json, plan.<m>.json                     the plan and its extensions; the run is their union
+    data/<dataset>-<hash>.json                   the rows that are used, so that a run needs no hub to go on
     submissions/<n>.json                         n-th dispatch: new, resume, retry or extend, and its task ids
     started/<task_id>@<n>.<k>                    an attempt began
     journal/<task_id>@<n>.<k>.jsonl              its model calls
@@ -24,9 +25,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from utils.dataset_specs.base import Splits
 from utils.errors import UsageError
 from utils.records import RunPlan, Status, TaskResult, TaskSpec
-from utils.serialization import dumps, loads
+from utils.serialization import content_hash, dumps, loads
 
 ATTEMPT = re.compile(r"(?P<task>.+)@(?P<submission>\d+)\.(?P<name>\w+?)(\.(completed|failed)\.json)?$")
 
@@ -155,6 +157,21 @@ class RunArchive:
         names = [name for name in self.blobs.list("") if re.fullmatch(r"plan(\.\d+)?\.json", name)]
         return sorted(names, key=lambda name: int(name.split(".")[1]) if name.count(".") == 2 else 1)
 
+    # ------------------------------------------------------------------ rows
+
+    def save_splits(self, spec: TaskSpec, splits: Splits) -> None:
+        """Keep the rows that a task uses, once."""
+        name = _data_name(spec)
+        if name.rpartition("/")[2] not in self.blobs.list("data"):
+            self.blobs.write(name, _text(splits))
+
+    def load_splits(self, spec: TaskSpec) -> Splits | None:
+        """The rows kept for a task; None if there are none."""
+        try:
+            return loads(Splits, self.blobs.read(_data_name(spec)))
+        except FileNotFoundError:
+            return None
+
     # ------------------------------------------------------------------ dispatch
 
     def submissions(self) -> list[Submission]:
@@ -281,6 +298,11 @@ def local_archive(root: Path, run_id: str) -> RunArchive:
     """The archive of a run in a directory; attempts hold claims on their started files."""
     folder = Folder(root / run_id)
     return RunArchive(folder, run_id, lambda name: is_claimed(folder.root / name))
+
+
+def _data_name(spec: TaskSpec) -> str:
+    """Tasks with the same source of rows share a file."""
+    return f"data/{spec.dataset}-{content_hash([spec.data, spec.dataset_csv, spec.test_mode], 8)}.json"
 
 
 def _parse(name: str) -> Attempt | None:

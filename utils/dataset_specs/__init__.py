@@ -11,5 +11,5 @@ medhallu                      is an answer to a medical question hallucinated, a
 rag_hallucinations            is an answer supported by its context, a label
 truthful_qa                   questions that invite misconceptions, an option letter
 cnn_dailymail                 news articles, a summary
-sample/                       rows written for this project, in the hub's columns: `--data sample`
+sample/                       rows written for this project in the hub's columns; people, places, studies invented
 """

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Literal
+from typing import Any, ClassVar, Literal
 
 from utils.errors import CallError, ErrorKind
 from utils.metrics.reasons import quote

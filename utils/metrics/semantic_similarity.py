@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Literal
+from typing import ClassVar, Literal
 
 from utils.errors import CallError, ErrorKind
 from utils.metrics.reasons import clip, quote

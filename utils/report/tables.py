@@ -151,7 +151,7 @@ def verdict(gain: tuple[float, float, float]) -> str:
         return ""
     if low > 0:
         return "better"
-    return "worse" if high < 0 else "no difference seen"
+    return "worse" if high < 0 else "not detectable"
 
 
 def _ranked(tasks: Iterable[Row]) -> list[tuple[tuple[str, str, str], list[Row]]]:
@@ -181,7 +181,7 @@ def _figures(tasks: Sequence[Row]) -> list[RenderableType]:
         Text(count, style="red" if failed else ""),
         f"{_mean(done, 'initial', 'mean'):.3f}",
         Text.assemble((f"{_mean(done, 'final', 'mean'):.3f}", "bold"), f" {low:.2f}-{high:.2f}"),
-        f"{gain[0]:+.3f} {gain[1]:+.2f}..{gain[2]:+.2f}",
+        f"{gain[0]:+.3f} ±{(gain[2] - gain[1]) / 2:.2f}",
         Text(says, style={"better": "green", "worse": "red"}.get(says, "dim")),
         f"{calls:,.0f}",
         money(total_paid(tasks)),

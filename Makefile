@@ -1,0 +1,36 @@
+# Everything installs itself into .venv; a fresh machine needs Python 3.11 or newer and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test check lint trials performance clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## a real grid on simulated models: no key, no network
+	$(BIN)/python run_benchmark.py --run-id demo --data sample --models sim/standard --seeds 1 2 --max-concurrent 2 \
+		--demo-datasets gsm8k ai2_arc election_questions cnn_dailymail --optimizers no_op random_paraphrase few_shot --yes
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+check: lint test
+
+trials: install  ## the long trials
+	$(BIN)/python -m pytest -m trial
+
+performance: install  ## measures, asserts nothing
+	$(BIN)/python tests/performance/plan_of_10000.py
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
