@@ -98,13 +98,13 @@ def test_a_spec_travels_to_another_process(tmp_path: Path) -> None:
 )
 def test_a_file_that_cannot_be_a_dataset_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        csv_spec(written(tmp_path, text))
+        load_splits(csv_spec(written(tmp_path, text)), "hub")
     assert "my data.csv" in str(caught.value)
     assert "--data" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_not_utf8_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*nowhere\.csv"):
-        csv_spec(tmp_path / "nowhere.csv")
+        load_splits(csv_spec(tmp_path / "nowhere.csv"), "hub")
     with pytest.raises(UsageError, match="must be a CSV file in UTF-8"):
-        csv_spec(written(tmp_path, HEADER + "café,b\n", encoding="latin-1"))
+        load_splits(csv_spec(written(tmp_path, HEADER + "café,b\n", encoding="latin-1")), "hub")

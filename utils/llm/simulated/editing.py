@@ -160,7 +160,7 @@ def fresh_prompt(sight: Sight, roles: Sequence[str], stream: Stream) -> Texts:
         said.append(stream.pick(GENERAL[Cue.COT]))
     shown = dict(_base(sight).texts) if sight.prompts else {}
     inputs = "\n".join(f"{column[1:-1].replace('_', ' ').capitalize()}: {column}" for column in sight.columns)
-    texts = {role: "" for role in roles} or {"system": ""}
+    texts = dict.fromkeys(roles, "") or {"system": ""}
     instructions = " ".join(said)
     home = "system" if "system" in texts else next(iter(texts))
     texts[home] = instructions
@@ -246,11 +246,8 @@ def _insert(sentence: str, why: str, texts: Texts, editable: Sequence[str], *, l
     old = texts.get(target, "")
     plain = [s for s in _plain_sentences(old) if old.count(s) == 1]
     if target == "user":
-        return (
-            Edit(target, "replace", old, f"{sentence}\n\n{old}", why)
-            if old
-            else Edit(target, "insert_after", "", sentence, why)
-        )
+        op, text = ("replace", f"{sentence}\n\n{old}") if old else ("insert_after", sentence)
+        return Edit(target, op, old, text, why)
     return Edit(target, "insert_after", plain[-1] if plain else "", sentence, why)
 
 

@@ -35,12 +35,13 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z'’]*")
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?![\s\"')\]]|$)[^.!?\n]*)*[.!?]*[\"')\]]*")
 
-_FUNCTION = frozenset(
-    "a an the of to in on at by for with from into as is are was were be been it its this that these those and or but not "
-    "no you your he his she her they their them we our i me my who what which whose when where how why if then than so do "
-    "does did must should will would can could may might has have had only just one before after until while all each "
-    "every any some there here let let's don't exactly without".split()
-)
+_FUNCTION_WORDS = """
+a an the of to in on at by for with from into as is are was were be been it its this that these those and or but not
+no you your he his she her they their them we our i me my who what which whose when where how why if then than so do
+does did must should will would can could may might has have had only just one before after until while all each every
+any some there here let let's don't exactly without
+"""
+_FUNCTION = frozenset(_FUNCTION_WORDS.split())
 
 _SAY = (
     r"\b(?:answers?|reply|replies|respond|responses?|output|give|write|return|state|print|end|finish|close|conclude|provide|"
@@ -68,22 +69,24 @@ _FORMAT: dict[Form, tuple[re.Pattern[str], ...]] = {
     ),
     Form.SHORT: (
         re.compile(
-            rf"(?=.*{_SAY})(?=.*(?:\b(?:short|brief|shortest|concise|bare) (?:answer|phrase|span|name)\b|\bshortest\b|\bfew words\b"
-            r"|\bexact (?:words?|phrase|span)\b|\b(?:only|just) the (?:\w+ )?answer\b|\banswer only\b|\bnothing (?:else|more)\b"
-            r"|\bbare answer\b|\bno explanation\b|\bone or two words\b|\bwithout (?:any )?explanation\b))"
+            rf"(?=.*{_SAY})(?=.*(?:\bshortest\b|\b(?:short|brief|concise|bare) (?:answer|phrase|span|name)\b"
+            r"|\bfew words\b|\bexact (?:words?|phrase|span)\b|\b(?:only|just) the (?:\w+ )?answer\b|\banswer only\b"
+            r"|\bnothing (?:else|more)\b|\bbare answer\b|\bno explanation\b|\bone or two words\b"
+            r"|\bwithout (?:any )?explanation\b))"
         ),
     ),
     Form.SUMMARY: (
         re.compile(
-            r"\b(?:one|two|three|four|five|few|handful of|\d+)(?:\s+(?:or|to|-)\s+\w+)?(?: \w+)? (?:sentences?|bullet|bullets|lines)\b"
+            r"\b(?:one|two|three|four|five|few|handful of|\d+)(?:\s+(?:or|to|-)\s+\w+)?(?: \w+)? "
+            r"(?:sentences?|bullet|bullets|lines)\b"
             r"|\bhighlights\b|\bbullet points?\b|\b\d+ words\b"
         ),
     ),
 }
 # the opposite of a format: with a matching instruction in the same prompt, the two disagree
 _VERBOSE = re.compile(
-    rf"{_SAY}.*\b(?:(?:full|complete) sentences?|(?:long|detailed) (?:paragraphs?|essay|answer)|an essay|(?:a|two|several) "
-    r"(?:full )?paragraphs?|at least \w+ (?:words|sentences))\b"
+    rf"{_SAY}.*\b(?:(?:full|complete) sentences?|(?:long|detailed) (?:paragraphs?|essay|answer)|an essay|"
+    r"(?:a|two|several) (?:full )?paragraphs?|at least \w+ (?:words|sentences))\b"
 )
 _TINY = re.compile(rf"{_SAY}.*\b(?:single|one) (?:word|letter|number)\b")
 _OPPOSITE: dict[Form, re.Pattern[str]] = {
@@ -102,30 +105,35 @@ _FOREIGN: dict[Form, tuple[Form, ...]] = {
 }
 _NOT = r"\b(?:do not|don't|never|avoid|without|no need to|refrain from)\b"
 _NOT_FORMAT = re.compile(
-    rf"\b(?:do not|don't|never)\b (?:\w+ ){{0,2}}?{_SAY}(?!.*\b(?:only|other|anything|else|more|besides|full|long|except|until)\b)"
+    rf"\b(?:do not|don't|never)\b (?:\w+ ){{0,2}}?{_SAY}"
+    r"(?!.*\b(?:only|other|anything|else|more|besides|full|long|except|until)\b)"
 )
 
 _GENERAL: dict[Cue, re.Pattern[str]] = {
     Cue.TASK: re.compile(
-        r"\banswer (?:the|this|these|each|my|following|a) |\b(?:solve|decide|determine|judge|select|pick|classify|summari[sz]e|identify|"
-        r"decipher|evaluate|assess)\b|\bchoose (?!to\b)|\bfind (?:the|out|what)\b|\bwork out (?:the|what)\b|\btell whether\b|\bsort the\b|"
-        r"\bwrite a summary\b|\banswer (?:questions|based)\b|^(?:is|are|was|were|does|do|did|has|have|can|which|what|who)\b.*\?$"
+        r"\banswer (?:the|this|these|each|my|following|a) |\banswer (?:questions|based)\b|\bchoose (?!to\b)|"
+        r"\b(?:solve|decide|determine|judge|select|pick|classify|summari[sz]e|identify|decipher|evaluate|assess)\b|"
+        r"\bfind (?:the|out|what)\b|\bwork out (?:the|what)\b|\btell whether\b|\bsort the\b|\bwrite a summary\b|"
+        r"^(?:is|are|was|were|does|do|did|has|have|can|which|what|who)\b.*\?$"
     ),
     Cue.COT: re.compile(
-        r"\bstep[- ]by[- ]step\b|\b(?:think|reason|talk|walk)(?:ing)? (?:it |this |the \w+ )?(?:through|carefully|aloud)\b|"
-        r"\bone step at a time\b|\b(?:show|explain|write out|lay out|give|state) your (?:work|working|reasoning|thinking)\b|"
-        r"\bbreak (?:it|this|the \w+) (?:down|into)\b|\bwork through\b|\breason (?:first|before)\b|\bin small steps\b"
+        r"\bstep[- ]by[- ]step\b|\bone step at a time\b|\bin small steps\b|\bwork through\b|"
+        r"\b(?:think|reason|talk|walk)(?:ing)? (?:it |this |the \w+ )?(?:through|carefully|aloud)\b|"
+        r"\b(?:show|explain|write out|lay out|give|state) your (?:work|working|reasoning|thinking)\b|"
+        r"\bbreak (?:it|this|the \w+) (?:down|into)\b|\breason (?:first|before)\b"
     ),
     Cue.VERIFY: re.compile(
-        r"\bdouble[- ]check\b|\bverify\b|\bre-?read\b|\bconfirm\b|\breview (?:your|the|each)\b|\bcheck (?:your|that|it|each|the)\b"
+        r"\bdouble[- ]check\b|\bverify\b|\bre-?read\b|\bconfirm\b|\breview (?:your|the|each)\b|"
+        r"\bcheck (?:your|that|it|each|the)\b"
     ),
     Cue.ROLE: re.compile(
-        r"\b(?:you are|you're|act as|acting as|imagine you are|take the role of)\b.*\b(?:expert|assistant|analyst|teacher|examiner|"
-        r"specialist|scientist|professional|editor|solver|tutor|researcher|scholar|journalist|moderator|checker|mathematician)s?\b"
+        r"\b(?:you are|you're|act as|acting as|imagine you are|take the role of)\b.*"
+        r"\b(?:expert|assistant|analyst|teacher|examiner|specialist|scientist|professional|editor|solver|tutor|researcher|"
+        r"scholar|journalist|moderator|checker|mathematician)s?\b"
     ),
     Cue.CONCISE: re.compile(
-        r"\bbe (?:very )?(?:brief|concise|terse|short)\b|\bkeep (?:it|this|your (?:reasoning|answer|explanation|response|reply)) "
-        r"(?:short|brief|concise)\b|\bconcisely\b|\bbriefly\b"
+        r"\bbe (?:very )?(?:brief|concise|terse|short)\b|\bconcisely\b|\bbriefly\b|"
+        r"\bkeep (?:it|this|your (?:reasoning|answer|explanation|response|reply)) (?:short|brief|concise)\b"
     ),
 }
 _NOT_COT = re.compile(rf"{_NOT}.*(?:step|think|reason|explain|explanation|working)")

@@ -24,7 +24,8 @@ from utils.records import Example, Message
 L0 = 250  # tokens of instructions that cost nothing
 SHORT_WORDS = 12  # a longer free answer is a summary
 OTHER_SKILL = 0.35  # what a demo of another skill is worth, beside 1 for the same
-WRONG_DEMO = -0.5  # what a demo with a wrong answer is worth
+WRONG_DEMO = -1.0  # what a demo with a wrong answer is worth
+DEMO_NOISE = 0.4  # of the noise of a wording, for each set and order of demos
 MAX_DEMOS = 8  # the oracle shows no more
 FORM_DEMOS = 3  # so many show the form of an answer as well as more would
 FEW = 12  # characters; a shorter value is taken out only where it stands last, as a word
@@ -190,9 +191,12 @@ class Landscape:
 
     def _read(self, text: str) -> View:
         found = self._finder.find(text)
-        features = read_instructions(without(text, found), self.form, self.labels)
-        name = digest(" ".join(text.lower().split()))
-        noise = self.settings.noise * normal(uniforms(self.model, name)[0])
+        instructions = without(text, found)
+        features = read_instructions(instructions, self.form, self.labels)
+        name = _name(text)
+        noise = self.settings.noise * normal(uniforms(self.model, _name(instructions))[0])
+        if found:  # the choice of demos is rugged as well, but less than their worth
+            noise += DEMO_NOISE * self.settings.noise * normal(uniforms(self.model, name, "demos")[0])
         shown = [(self.items[demo.example_id], demo.correct) for demo in found]
         quality = tuple(
             self.quality(features, k, len(shown), self.relevance(shown, k)) + noise for k in range(len(self.skills))
@@ -218,7 +222,7 @@ class Landscape:
             discrimination=math.exp(0.3 * normal(draw[1])),
             skill=pick_weighted(range(len(self.skills)), self.shares, draw[2]),
             guess=1 / len(example.choices) if example.choices else 0.0,
-            worth=min(max(1 + 0.6 * normal(draw[3]), -0.5), 2.5),
+            worth=min(max(0.6 + 1.2 * normal(draw[3]), -1.5), 2.5),
             wrong=wrong,
             wrong_weights=tuple(math.exp(0.8 * normal(stream.uniform())) for _ in wrong),
             values=tuple(values),
@@ -292,7 +296,7 @@ def expected(
 
 
 def regret(best: float, seed: float, final: float) -> float:
-    """The share of the possible gain that was left: 0 at the optimum, 1 at the seed; NaN if nothing was to be gained."""
+    """The share of the possible gain that was left: 0 at the optimum, 1 at the seed; NaN if there was none."""
     return (best - final) / (best - seed) if best > seed else math.nan
 
 
@@ -394,6 +398,11 @@ def _near_numbers(gold: str) -> tuple[str, ...]:
     value = float(re.sub(r"[,$%+]", "", gold) or 0)
     near = {value + 1, value - 1, value * 2, value / 2, value * 10, value + 10} - {value}
     return tuple(f"{number:.10g}" for number in sorted(near))
+
+
+def _name(text: str) -> str:
+    """Names a text up to case and white space."""
+    return digest(" ".join(text.lower().split()))
 
 
 def _last_word(text: str, value: str) -> int:

@@ -21,6 +21,7 @@ from utils.llm.simulated.judge import cosine, grade
 from utils.llm.simulated.landscape import Item, Landscape
 from utils.llm.simulated.lexicon import REFUSALS
 from utils.llm.simulated.optimizer_model import reply
+from utils.llm.simulated.reading import ROLES
 from utils.llm.simulated.settings import Settings, settings_for
 from utils.llm.simulated.task_model import Chance, answer_text, decide, latency_s, logprobs, tokens_out
 from utils.records import Completion, Example, Request, TokenLogprob, Usage
@@ -71,11 +72,10 @@ class SimulatedModel:
             first, second = _two(request)
             usage = Usage(tokens_in, 0)
             return self._completion(repr(cosine(first, second)), usage, 0.02, None, "stop")
-        if request.schema is not None and "score" in request.schema.get("properties", {}):
+        if _is_grading(request):
             return self._spoken(request, tokens_in, fate, self._judge(request))
-        item = self.landscape.items.get(request.item) if request.schema is None else None
-        if item is not None:
-            return self._task(request, item, tokens_in, fate)
+        if request.item and request.schema is None:
+            return self._task(request, self._item(request), tokens_in, fate)
         key = request.key(self._name)
         stream = Stream("optimizer", self._name, key)
         return self._spoken(request, tokens_in, fate, reply(request, self.settings.q, self.settings.malformed, stream))
@@ -96,6 +96,12 @@ class SimulatedModel:
         said, tokens, finish = _cut(said, tokens, self._limit(request), fate)
         usage = Usage(tokens_in, tokens, reasoning=min(hidden, tokens))
         return self._completion(said, usage, latency_s(tokens, outcome.draw[7]), listed, finish)
+
+    def _item(self, request: Request) -> Item:
+        item = self.landscape.items.get(request.item)
+        if item is None:
+            raise CallError(ErrorKind.BAD_REQUEST, f"{self._name} knows no example {request.item!r}")
+        return item
 
     def _spoken(self, request: Request, tokens_in: int, fate: str, text: str) -> Completion:
         """A reply whose tokens are those of its text."""
@@ -141,6 +147,11 @@ def simulated_model(
     if kind not in KINDS:
         raise UsageError(f"{name}: a model is of kind {' or '.join(KINDS)}, not {kind!r}")
     return SimulatedModel(name, settings_for(name, params), examples, kind)
+
+
+def _is_grading(request: Request) -> bool:
+    properties = request.schema.get("properties", {}) if request.schema else {}
+    return "score" in properties and not any(role in properties for role in ROLES)
 
 
 def _tokens_in(request: Request) -> int:

@@ -21,6 +21,7 @@ from utils.records import Request
 Schema = Mapping[str, Any]
 
 _CRITIQUE = re.compile(r"critiqu|criticis|criticiz|feedback|what went wrong|diagnos", re.IGNORECASE)
+_REWRITE = re.compile(r"rewrite|new prompt|improved prompt|updated prompt", re.IGNORECASE)
 _ASKED_TAG = re.compile(r"<(\w+)>\s*(?:\.\.\.|…)?\s*</\1>|(?:between|inside|within|in) <(\w+)> tags", re.IGNORECASE)
 _TEXTUAL = re.compile(
     r"prompt|child|candidate|rewrite|improved|variant|variation|text|instruction|version|paraphrase|content"
@@ -57,9 +58,7 @@ class _Writer:
     def _free(self) -> str:
         """Without a schema: tags or fenced JSON where the text asks for them, else the plain text."""
         sight = self._sight
-        if _CRITIQUE.search(sight.instruction) and not re.search(
-            r"rewrite|new prompt|improved prompt", sight.instruction, re.I
-        ):
+        if _CRITIQUE.search(sight.instruction) and not _REWRITE.search(sight.instruction):
             return critique(sight, self._stream)
         roles = [role for role in ROLES if sight.prompts and role in sight.prompts[0].texts] or ["system"]
         texts = self._propose(roles)
@@ -69,7 +68,7 @@ class _Writer:
         main = _main(texts)
         if tag:
             name = tag[1] or tag[2]
-            inner = texts[name] if name in texts else main
+            inner = texts.get(name, main)
             return f"<{name}>\n{inner}\n</{name}>"
         return main
 

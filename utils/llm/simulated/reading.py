@@ -26,7 +26,8 @@ _COUNT = re.compile(
     r"\b(one|two|three|four|five|six|seven|eight|nine|ten|\d{1,2})\s+(?:\w+\s+){0,3}?"
     r"(?:prompts|candidates|variants|variations|versions|rewrites|alternatives|children|paraphrases|improvements)\b"
 )
-_NUMBERS = {word: n for n, word in enumerate("zero one two three four five six seven eight nine ten".split())}
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: n for n, word in enumerate(_WORDS)}
 _PARAPHRASE = re.compile(r"paraphras|rephras|reword|same meaning|different words|other words", re.IGNORECASE)
 _SHORTER = re.compile(
     r"shorter (?:reasoning|answer|response|thinking)|fewer (?:tokens|words)|token count|too long|verbose|wordy",
@@ -35,8 +36,10 @@ _SHORTER = re.compile(
 _CROSS = re.compile(r"cross[- ]?over|combine|merge|recombin|mix the", re.IGNORECASE)
 _BIG = re.compile(r"radical|from scratch|completely different|fresh|entirely new", re.IGNORECASE)
 _FORM_REASON = re.compile(
-    r"expected (?:a single|one of)|found no (?:number|text)|stands elsewhere|needless words: |names none|format|not a number"
+    r"expected (?:a single|one of)|found no (?:number|text)|stands elsewhere|names none|format|not a number"
 )
+_LAST_NUMBER = re.compile(r"(?:####|the final number is|answer:?)?\s*[-+]?[$€£]?[\d,]*\.?\d+\W*", re.IGNORECASE)
+_COLUMN = re.compile(r"^(\w+): ", re.MULTILINE)
 _NUMBER = re.compile(r"^[-+]?[$€£]?[\d,]*\.?\d+%?$")
 
 
@@ -130,13 +133,11 @@ class Sight:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The placeholders of the shown prompts; without any, the columns that the shown inputs have."""
-        found = [name for shown in self.prompts for text in shown.texts.values() for name in _PLACEHOLDER.findall(text)]
+        texts = [text for shown in self.prompts for text in shown.texts.values()]
+        found = [name for text in texts for name in _PLACEHOLDER.findall(text)]
         if not found:
-            inputs = [
-                set(re.findall(r"^(\w+): ", case.input, re.MULTILINE)) for case in (*self.examples, *self.failures)
-            ]
-            first = re.findall(r"^(\w+): ", (*self.examples, *self.failures)[0].input, re.MULTILINE) if inputs else []
-            found = [f"{{{name}}}" for name in first if all(name in other for other in inputs)]
+            inputs = [_COLUMN.findall(case.input) for case in (*self.examples, *self.failures)]
+            found = [f"{{{name}}}" for name in (inputs[0] if inputs else []) if all(name in other for other in inputs)]
         return tuple(name for name in dict.fromkeys(found) if name != "{demos}")
 
 
@@ -156,7 +157,7 @@ def read_request(request: Request) -> Sight:
 
 def form_of(expected: Sequence[str], labels_named: bool = False) -> Form:
     """The answer form that expected texts have in common, as far as they show."""
-    if all(len(text) == 1 and (text.isalpha() or len(expected) == 1 and text in "1234") for text in expected):
+    if all(len(text) == 1 and (text.isalpha() or (len(expected) == 1 and text in "1234")) for text in expected):
         return Form.LETTER
     if all(_NUMBER.match(text) for text in expected):
         return Form.NUMBER
@@ -175,10 +176,7 @@ def is_misformed(form: Form, case: Case) -> bool:
     if form is Form.LETTER:
         return re.fullmatch(r"(?:answer:?\s*)?\W*\w\W*", last, re.IGNORECASE) is None
     if form is Form.NUMBER:
-        return (
-            re.fullmatch(r"(?:####|the final number is|answer:?)?\s*[-+]?[$€£]?[\d,]*\.?\d+\W*", last, re.IGNORECASE)
-            is None
-        )
+        return _LAST_NUMBER.fullmatch(last) is None
     longest = {Form.LABEL: 8, Form.SHORT: 20, Form.SUMMARY: 120}[form]
     return len(case.answer.split()) > max(longest, 2 * len(case.expected.split()))
 
@@ -195,7 +193,7 @@ def _shown(attributes: str, body: str) -> Shown:
 
 
 def _cases(blocks: Sequence[tuple[str, str, str]], wanted: str) -> tuple[Case, ...]:
-    cases = []
+    cases: list[Case] = []
     for tag, attributes, body in blocks:
         if tag == wanted:
             fields = {name: _plain(text) for name, text in _FIELD.findall(body)}

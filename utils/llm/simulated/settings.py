@@ -54,11 +54,11 @@ _ROWS: dict[str, tuple[str, Settings]] = {
     "sim/standard": ("a middling model: the one to try things on", Settings()),
     "sim/weak": (
         "less able, cheaper, a clumsy editor (q=0.4)",
-        Settings(theta=-2.9, q=0.4, malformed=0.06, price_in=0.05, price_out=0.20),
+        Settings(theta=-3.1, q=0.4, malformed=0.06, price_in=0.05, price_out=0.20),
     ),
     "sim/strong": (
         "abler, dearer, a skilful editor (q=0.9)",
-        Settings(theta=-1.5, q=0.9, malformed=0.01, price_in=2.50, price_out=10.0),
+        Settings(theta=-1.4, q=0.9, malformed=0.01, price_in=2.50, price_out=10.0),
     ),
     "sim/null": (
         "no cue matters and there is no text noise: no optimizer can gain anything",
@@ -78,7 +78,9 @@ _ROWS: dict[str, tuple[str, Settings]] = {
 
 SIMULATED: dict[str, str] = {name: description for name, (description, _) in _ROWS.items()}
 
-_SHARES = frozenset("h q malformed rate_limit server_error timeout truncation refusal content_filter".split())
+_SHARES = frozenset(
+    ("h", "q", "malformed", "rate_limit", "server_error", "timeout", "truncation", "refusal", "content_filter")
+)
 _AT_LEAST: dict[str, float] = {
     "K": 1,
     "noise": 0,

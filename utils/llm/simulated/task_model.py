@@ -45,8 +45,8 @@ NUMBER_FAULTS = (
 SHORT_FAULTS = (
     "Thank you for asking! Having gone through everything that was provided, my impression is that the thing you are "
     "looking for might well be {answer}, although several other candidates are mentioned in the material too.",
-    "This is an interesting one. There is a fair amount of material here, and after some consideration it seems to point "
-    "in the direction of {answer}, but please treat this with some caution and look at the source yourself.",
+    "This is an interesting one. There is a fair amount of material here, and after some consideration it seems to "
+    "point in the direction of {answer}, but please treat this with some caution and look at the source yourself.",
     "Well, one could say a lot here; among the many things that are mentioned, {answer} stands out to me, and there is "
     "more to be said on the background if you would like to hear it.",
 )
@@ -239,11 +239,13 @@ def _value(text: str) -> float:
         return 0.0
 
 
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+_UNDER_TWENTY = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen
+"""
+_SMALL = tuple(_UNDER_TWENTY.split())
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SIZES = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 
 
 def in_words(value: float) -> str:
@@ -262,13 +264,7 @@ def in_words(value: float) -> str:
 
 
 def _whole(number: int) -> str:
-    for size, name in (
-        (10**12, "trillion"),
-        (10**9, "billion"),
-        (10**6, "million"),
-        (1000, "thousand"),
-        (100, "hundred"),
-    ):
+    for size, name in _SIZES:
         if number >= size:
             head, rest = divmod(number, size)
             return f"{_whole(head)} {name}" + (f" {_whole(rest)}" if rest else "")
