@@ -387,17 +387,21 @@ def _distractors(form: Form, example: Example, gold: str, targets: Sequence[str]
         return tuple(choice for choice in example.choices if choice != gold)
     if form is Form.NUMBER:
         return _near_numbers(gold)
-    others = [target for target in targets if target.strip().lower() != gold.strip().lower()]
-    if form is Form.SUMMARY or not others:
+    if form is Form.SUMMARY:
         return ()
-    at = int(draw * len(others))
-    return tuple(others[(at + step) % len(others)] for step in range(min(3, len(others))))
+    own = gold.strip().lower()
+    at = int(draw * len(targets))
+    others = (target for target in (*targets[at:], *targets[:at]) if target.strip().lower() != own)
+    return tuple(itertools.islice(others, 3))
 
 
 def _near_numbers(gold: str) -> tuple[str, ...]:
-    value = float(re.sub(r"[,$%+]", "", gold) or 0)
+    try:
+        value = float(re.sub(r"[,$%+]", "", gold))
+    except ValueError:  # a stray text among numbers
+        value = 0.0
     near = {value + 1, value - 1, value * 2, value / 2, value * 10, value + 10} - {value}
-    return tuple(f"{number:.10g}" for number in sorted(near))
+    return tuple(f"{number:.12g}" for number in sorted(near))
 
 
 def _name(text: str) -> str:

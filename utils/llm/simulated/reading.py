@@ -19,7 +19,7 @@ from utils.records import Request
 ROLES = ("system", "user", "output")
 
 _BLOCK = re.compile(r"<(prompt|failure|example)((?:\s[^<>]*)?)>\n?(.*?)\n?</\1>", re.DOTALL)
-_FIELD = re.compile(r"<(system|user|output|input|expected|answer|score|reason)>\n?(.*?)\n?</\1>", re.DOTALL)
+_FIELD = re.compile(r"<(system|user|output|id|input|expected|answer|score|reason)>\n?(.*?)\n?</\1>", re.DOTALL)
 _ATTRIBUTE = re.compile(r"(\w+)=\"([^\"]*)\"")
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _COUNT = re.compile(
@@ -28,7 +28,9 @@ _COUNT = re.compile(
 )
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {word: n for n, word in enumerate(_WORDS)}
-_PARAPHRASE = re.compile(r"paraphras|rephras|reword|same meaning|different words|other words", re.IGNORECASE)
+_PARAPHRASE = re.compile(
+    r"paraphras|rephras|reword|same meaning|same intent|different words|other words", re.IGNORECASE
+)
 _SHORTER = re.compile(
     r"shorter (?:reasoning|answer|response|thinking)|fewer (?:tokens|words)|token count|too long|verbose|wordy",
     re.IGNORECASE,
@@ -38,7 +40,7 @@ _BIG = re.compile(r"radical|from scratch|completely different|fresh|entirely new
 _FORM_REASON = re.compile(
     r"expected (?:a single|one of)|found no (?:number|text)|stands elsewhere|names none|format|not a number"
 )
-_LAST_NUMBER = re.compile(r"(?:####|the final number is|answer:?)?\s*[-+]?[$€£]?[\d,]*\.?\d+\W*", re.IGNORECASE)
+_LAST_NUMBER = re.compile(r"(?:####|the final number is)?\s*[-+]?[$€£]?[\d,]*\.?\d+\W*", re.IGNORECASE)
 _COLUMN = re.compile(r"^(\w+): ", re.MULTILINE)
 _NUMBER = re.compile(r"^[-+]?[$€£]?[\d,]*\.?\d+%?$")
 
@@ -77,7 +79,10 @@ class Sight:
         expected = [case.expected.strip() for case in (*self.failures, *self.examples) if case.expected.strip()]
         if expected:
             reasons = " ".join(case.reason for case in self.failures)
-            return form_of(expected, "expected one of" in reasons)
+            known = {text.lower() for text in expected}
+            # an answer that is another case's expected one: the answers come from a list
+            swapped = any(_last_line(case.answer).lower() in known - {case.expected.lower()} for case in self.failures)
+            return form_of(expected, swapped or "expected one of" in reasons)
         for form, complaint in COMPLAINTS.items():
             if complaint in self.instruction:
                 return form
@@ -172,13 +177,17 @@ def is_misformed(form: Form, case: Case) -> bool:
     """True if a failure looks like a fault of form: its reason says so, or the shape of the answer."""
     if _FORM_REASON.search(case.reason):
         return True
-    last = case.answer.strip().rpartition("\n")[2]
+    last = _last_line(case.answer)
     if form is Form.LETTER:
-        return re.fullmatch(r"(?:answer:?\s*)?\W*\w\W*", last, re.IGNORECASE) is None
+        return re.fullmatch(r"\W*\w\W*", last) is None
     if form is Form.NUMBER:
         return _LAST_NUMBER.fullmatch(last) is None
     longest = {Form.LABEL: 8, Form.SHORT: 20, Form.SUMMARY: 120}[form]
     return len(case.answer.split()) > max(longest, 2 * len(case.expected.split()))
+
+
+def _last_line(answer: str) -> str:
+    return answer.strip().rpartition("\n")[2].removeprefix("Answer:").strip()
 
 
 def _shown(attributes: str, body: str) -> Shown:
@@ -198,7 +207,7 @@ def _cases(blocks: Sequence[tuple[str, str, str]], wanted: str) -> tuple[Case, .
         if tag == wanted:
             fields = {name: _plain(text) for name, text in _FIELD.findall(body)}
             known = dict(_ATTRIBUTE.findall(attributes))
-            name = known.get("id") or known.get("example_id") or str(len(cases) + 1)
+            name = known.get("id") or known.get("example_id") or fields.get("id") or str(len(cases) + 1)
             parts = (fields.get(key, "") for key in ("input", "expected", "answer", "reason"))
             cases.append(Case(name, *parts))
     return tuple(cases)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from utils.errors import UsageError, unknown
+from utils.llm.simulated.lexicon import SKILLS
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def _checked(name: str, key: str, value: Any, kind: type) -> Any:
     value = _converted(name, key, value, kind)
     if key in _SHARES and not 0 <= value <= 1:
         raise UsageError(f"{name}: {key} is a share in [0, 1], not {value!r}")
+    if key == "K" and value > len(SKILLS):
+        raise UsageError(f"{name}: K must be at most {len(SKILLS)}, the skills that there are, not {value!r}")
     if key in _AT_LEAST and value < _AT_LEAST[key]:
         raise UsageError(f"{name}: {key} must be at least {_AT_LEAST[key]:g}, not {value!r}")
     return value
