@@ -95,7 +95,7 @@ class Defaults:
     task_calls: int = 1000  # budget of a task
     test_mode_task_calls: int = 60
     finalists: int = 3  # prompts that the harness scores on all of validation before it picks
-    restarts: int = 3  # of a task whose worker died, in one submission
+    restarts: int = 3  # of a task whose worker died without having got one new answer
     max_failed_share: float = 0.1  # of an evaluation's calls; above it the task fails
 
 

@@ -123,6 +123,7 @@ class Runner:
     _waiting: deque[TaskSpec] = field(default_factory=deque)
     _workers: list[Worker] = field(default_factory=list)
     _interrupts: int = 0
+    _barren: dict[str, int] = field(default_factory=dict)  # deaths in a row without a new answer
 
     def run(self, tasks: Sequence[TaskSpec], kind: Kind, created: str, states: dict[str, TaskState]) -> None:
         """Dispatch these tasks and wait for them. The caller reads what came of them in the archive."""
@@ -251,13 +252,17 @@ class Runner:
         return None
 
     def _restart(self, worker: Worker) -> None:
-        tries = sum(a.submission == self._submission.number for a in self._earlier[worker.spec.task_id])
         status = f"exit status {worker.process.exitcode}"
-        if tries <= DEFAULTS.restarts:
+        # a worker that got an answer before it died brought the task on, and the next one starts behind it
+        barren = 0 if self.archive.read_journal(worker.attempt) else self._barren.get(worker.spec.task_id, 0) + 1
+        self._barren[worker.spec.task_id] = barren
+        if barren <= DEFAULTS.restarts:
             self.watcher.lost(worker.spec, f"its worker died ({status}); starting again where it was")
             self._waiting.appendleft(worker.spec)
             return
-        failure = Failure(ErrorKind.CRASH, f"its worker died {tries} times, last with {status}; see the task's log")
+        failure = Failure(
+            ErrorKind.CRASH, f"its worker died {barren} times without one new answer, last with {status}; see its log"
+        )
         self.watcher.finished(worker.spec, self._fail(worker.spec, worker.attempt, failure))
 
     def _fail(self, spec: TaskSpec, attempt: Attempt, failure: Failure) -> TaskResult:

@@ -14,11 +14,13 @@ from utils.llm.simulated.draws import Stream
 from utils.llm.simulated.features import Reading, is_gibberish, read_instructions, read_sentence, sentences
 from utils.llm.simulated.lexicon import (
     COMPLAINTS,
+    ENDINGS,
     FORMAT,
     GENERAL,
     IRRELEVANT,
     NO_REASONING,
     NOTHING_WRONG,
+    OPENINGS,
     PADDING,
     SKILLS,
     SYNONYMS,
@@ -199,15 +201,18 @@ def paraphrase(sentence: str, stream: Stream, form: Form | None) -> str:
     if others and stream.chance(0.8):
         return stream.pick(others)
     words = [word for word in SYNONYMS if re.search(rf"\b{word}\b", sentence)]
-    if words:
+    if words and stream.chance(0.5):
         word = stream.pick(words)
         changed = re.sub(rf"\b{word}\b", SYNONYMS[word], sentence, count=1)
         if read_sentence(changed) == reading:
             return changed
-    opening = stream.pick(("Please ", "Now ", "Here, please ", "In each case, "))
-    if sentence.split(" ")[0] in ("Please", "Now", "Here,", "In") or sentence[:1] == "I":
-        return sentence
-    return opening + sentence[0].lower() + sentence[1:]
+    opening, ending = stream.pick(OPENINGS), stream.pick(ENDINGS)
+    changed = sentence
+    if not sentence.startswith((*(word.split(" ")[0] for word in OPENINGS), "I ")):
+        changed = f"{opening} {sentence[0].lower()}{sentence[1:]}"
+    if changed.endswith(".") and not changed.endswith(tuple(f"{end}." for end in ENDINGS)):
+        changed = f"{changed[:-1]} {ending}."
+    return changed if read_sentence(changed) == reading else sentence
 
 
 # --------------------------------------------------------------------------- choosing what to do

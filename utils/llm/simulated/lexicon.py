@@ -548,6 +548,37 @@ SYNONYMS: dict[str, str] = {
     "needed": "required",
 }
 
+# what can stand around an instruction without saying more
+OPENINGS: tuple[str, ...] = (
+    "Please",
+    "Now",
+    "Here, please",
+    "In each case,",
+    "Kindly",
+    "For this one,",
+    "Your task now:",
+    "What you do:",
+    "From here on,",
+    "Go ahead and",
+    "To begin,",
+    "Simply",
+)
+
+ENDINGS: tuple[str, ...] = (
+    "as well as you can",
+    "from what you see",
+    "when it comes in",
+    "as it stands",
+    "this time",
+    "in the usual way",
+    "for us",
+    "like that",
+    "right away",
+    "as you go",
+    "for every input",
+    "here",
+)
+
 REASONING: tuple[str, ...] = (
     "First, look at what is being asked.",
     "The wording points to the key detail.",
