@@ -30,7 +30,7 @@ trials: install  ## the long trials
 	$(BIN)/python -m pytest -m trial
 
 performance: install  ## measures, asserts nothing
-	$(BIN)/python tests/performance/plan_of_10000.py
+	$(BIN)/python tests/performance/large_plans.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -84,6 +84,7 @@ class Settings:
     max_concurrent: int = 5  # workers
     max_in_flight: int = 32  # open calls to a provider, over all workers
     task_timeout: float = 24 * 3600.0  # seconds; a worker that takes longer is ended
+    call_timeout: float = 120.0  # seconds; a model call that takes longer is tried again
     cache: bool = True  # share answers at temperature 0 between the tasks of a run
     log_level: str = "info"
 

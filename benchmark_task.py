@@ -32,7 +32,7 @@ from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.llm.base import LLM
 from utils.llm.connect import connect, gate_name
-from utils.llm.resilience import Gate
+from utils.llm.resilience import Gate, RetryPolicy
 from utils.metrics.base import JudgedMetric, Metric
 from utils.metrics.registry import find_metric
 from utils.prompt import Prompt
@@ -51,13 +51,14 @@ from utils.records import (
     TaskResult,
     TaskSpec,
 )
-from utils.report.estimate import Need, prompt_tokens
+from utils.report.estimate import CHARACTERS_A_TOKEN, Need, prompt_tokens
 from utils.report.statistics import interval_of
 from utils.serialization import decode
 
 logger = logging.getLogger("benchmark")
 
 SIMULATED = "sim/"  # what the names of simulated models begin with
+DEMO_FRAME = 60  # characters that a template puts around a demo
 
 
 # --------------------------------------------------------------------------- the plan
@@ -175,8 +176,8 @@ def _datasets(settings: Settings) -> tuple[str, ...]:
     return settings.demo_datasets or tuple(DATASETS)
 
 
-def _budget(settings: Settings) -> Budget:
-    default = DEFAULTS.test_mode_task_calls if settings.test_mode else DEFAULTS.task_calls
+def check_limits(settings: Settings) -> None:
+    """Raises UsageError for a limit that is no positive number."""
     limits = {
         "--budget": settings.budget,
         "--max-tokens": settings.max_tokens,
@@ -186,10 +187,16 @@ def _budget(settings: Settings) -> Budget:
         "--max-concurrent": settings.max_concurrent,
         "--max-in-flight": settings.max_in_flight,
         "--task-timeout": settings.task_timeout,
+        "--call-timeout": settings.call_timeout,
     }
     for option, value in limits.items():
         if value is not None and not value > 0:
             raise UsageError(f"{option} is {value:g}; give a number above 0")
+
+
+def _budget(settings: Settings) -> Budget:
+    check_limits(settings)
+    default = DEFAULTS.test_mode_task_calls if settings.test_mode else DEFAULTS.task_calls
     calls = default if settings.budget is None else settings.budget
     return Budget(calls, None, settings.max_tokens, settings.max_cost, settings.max_seconds)
 
@@ -285,34 +292,73 @@ def check(spec: TaskSpec, work: Work) -> None:
             f"--budget {spec.budget.task_calls} is below one evaluation of {spec.dataset}, {needed} calls;"
             f" give at least {needed}"
         )
-    kind = judge_kind(work.metrics)
-    judge = (spec.judge_model or spec.model) if kind else ""
-    if spec.budget.usd is not None:
-        for model in filter(None, (spec.model, spec.optimizer_model, judge)):
-            if price(model) is None:
-                raise UsageError(f"--max-cost cannot be kept: the price of {model!r} is not known; use --max-tokens")
+    if spec.budget.usd is not None and (unpriced := unpriced_model(spec, work)):
+        raise UsageError(f"--max-cost cannot be kept: the price of {unpriced!r} is not known; use --max-tokens")
+    if spec.budget.tokens is not None or spec.budget.usd is not None:
+        _check_first_batch(spec, work)
+
+
+def unpriced_model(spec: TaskSpec, work: Work) -> str:
+    """The first model of a task whose price no table has; empty if all are priced."""
+    judge = (spec.judge_model or spec.model) if judge_kind(work.metrics) else ""
+    models = filter(None, (spec.model, spec.optimizer_model, judge))
+    return next((model for model in models if price(model, spec.model_params) is None), "")
+
+
+def _check_first_batch(spec: TaskSpec, work: Work) -> None:
+    """Raises UsageError where tokens or money do not bear the first evaluation, which is reserved whole."""
+    model = connect(spec.model, spec.model_params, gates={}, in_flight=1)
+    params = {"temperature": 0, **spec.model_params}
+    rows = work.splits.validation
+    ceilings = [model.ceiling(Request(work.seed.render(row.inputs), params=params)) for row in rows]
+    tokens = sum(usage.tokens_in + usage.tokens_out for usage, _ in ceilings)
+    usd = sum(amount or 0.0 for _, amount in ceilings)
+    for option, limit, least in (("--max-tokens", spec.budget.tokens, tokens), ("--max-cost", spec.budget.usd, usd)):
+        if limit is not None and limit < least:
+            raise UsageError(
+                f"{option} {limit:g} is below one evaluation of {spec.dataset}, which may take {least:.4g} for"
+                f" {len(rows)} calls; give more, or a smaller max_tokens in --model-params"
+            )
 
 
 def need(spec: TaskSpec, work: Work) -> Need:
     """What a task will ask for, for the estimate."""
-    forecast = build_optimizer(spec).plan(work.extent, spec.budget)
+    optimizer = build_optimizer(spec)
     test, rest = len(work.splits.test), len(work.splits.validation)
     shown = [Request(work.seed.render(example.inputs)) for example in work.splits.validation]
-    editor = spec.optimizer_model or spec.model
+    kind = judge_kind(work.metrics)
+    models = {"price": spec.model, "editor_price": spec.optimizer_model or spec.model}
+    if kind:
+        models["judge_price"] = spec.judge_model or spec.model
     return Need(
-        forecast,
+        optimizer.plan(work.extent, spec.budget),
         scoring=(test, 2 * test, 2 * test + DEFAULTS.finalists * rest),
         tokens_in=prompt_tokens(shown),
-        price=price(spec.model),
-        editor_price=price(editor),
-        simulated=spec.model.startswith(SIMULATED),
+        demo_tokens=_demo_tokens(optimizer, work),
+        is_judged=kind is not None,
+        simulated=all(name.startswith(SIMULATED) for name in models.values()),
+        **{key: price(name, spec.model_params) for key, name in models.items()},
     )
 
 
-def price(model: str) -> tuple[float, float] | None:
-    """USD a token, in and out; None where no table has it. Nothing for a simulated model, whose money is play money."""
+def _demo_tokens(optimizer: Optimizer, work: Work) -> tuple[float, float, float]:
+    """Tokens that demos add to a prompt: least, likely, most. An optimizer that shows demos says how many by fields."""
+    most = int(getattr(optimizer, "max_examples", 0))
+    if not most:
+        return (0.0, 0.0, 0.0)
+    likely = (int(getattr(optimizer, "min_examples", 0)) + most) / 2
+    texts = [[*row.inputs, *row.inputs.values(), row.target] for row in work.splits.train]
+    tokens = sorted((sum(map(len, parts)) + DEMO_FRAME) / CHARACTERS_A_TOKEN for parts in texts)
+    return (0.0, likely * sum(tokens) / len(tokens), sum(tokens[-most:]))
+
+
+def price(model: str, params: Mapping[str, Any]) -> tuple[float, float] | None:
+    """USD a token, in and out; None where no table has it. Of a simulated model: its play money."""
     if model.startswith(SIMULATED):
-        return (0.0, 0.0)
+        from utils.llm.simulated import simulated_model
+
+        settings = simulated_model(model, params, ()).settings
+        return (settings.price_in / 1e6, settings.price_out / 1e6)
     from utils.llm import litellm_engine
 
     return litellm_engine.price(model)
@@ -416,6 +462,7 @@ class Place:
     earlier: tuple[Attempt, ...] = ()
     retried_at: int = 0  # the latest submission that was a retry: calls that failed before it are asked again
     in_flight: int = 8
+    call_timeout_s: float = 120.0
     wrap: Callable[[LLM, str], LLM] = lambda model, task_id: model  # the run's cache, where there is one
     draining: Callable[[], bool] = lambda: False
     tell: Callable[[Progress], None] = lambda progress: None
@@ -452,9 +499,11 @@ def _door(spec: TaskSpec, work: Work, place: Place) -> Door:
         journal.read(archive.read_journal(earlier), forget_failures=earlier.submission < place.retried_at)
     examples = (*work.splits.train, *work.splits.validation, *work.splits.test)
 
+    policy = RetryPolicy(timeout_s=place.call_timeout_s)
+
     def model(name: str, kind: Literal["chat", "embedding"] = "chat") -> LLM:
         connected = connect(
-            name, spec.model_params, gates=place.gates, in_flight=place.in_flight, kind=kind, examples=examples
+            name, spec.model_params, gates=place.gates, policy=policy, in_flight=place.in_flight, kind=kind, examples=examples
         )
         return connected if name.startswith(SIMULATED) else place.wrap(connected, spec.task_id)
 

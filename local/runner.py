@@ -56,6 +56,7 @@ class Limits:
     workers: int = 5
     in_flight: int = 32  # open calls to a provider, over all workers
     task_timeout_s: float = 24 * 3600.0
+    call_timeout_s: float = 120.0
     run_usd: float | None = None
     share_answers: bool = True
     log_level: str = "info"
@@ -182,6 +183,7 @@ class Runner:
             earlier=earlier,
             retried_at=self._retried_at.get(spec.task_id, 0),
             in_flight=self.limits.in_flight // self._places,
+            call_timeout_s=self.limits.call_timeout_s,
             share_answers=self.limits.share_answers,
             limited_run=self.limits.run_usd is not None,
             log_level=self.limits.log_level,

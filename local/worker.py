@@ -40,6 +40,7 @@ class Order:
     earlier: tuple[Attempt, ...]
     retried_at: int
     in_flight: int
+    call_timeout_s: float
     share_answers: bool
     limited_run: bool  # the run has a limit of money, kept by the parent
     log_level: str
@@ -65,6 +66,7 @@ def work(order: Order, pipe: Connection) -> None:
             order.earlier,
             retried_at=order.retried_at,
             in_flight=order.in_flight,
+            call_timeout_s=order.call_timeout_s,
             wrap=wrap if order.share_answers else lambda model, _: model,
             draining=line.draining.is_set,
             tell=line.tell,

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,17 @@ from typing import Any
 import pytest
 
 from benchmark_task import build_optimizer, load_work, run_task
+from tests.local.command import MODEL, ROOT, entries, environment
 from tests.models import Scripted
 from tests.servers.openai_server import OpenAIServer
 from utils.archive import RunArchive, local_archive
 from utils.door import Door
 from utils.errors import CallError, ErrorKind
-from utils.journal import Entry, Journal, read_line
+from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.records import Role, Status, TaskResult, TaskSpec
 from utils.serialization import encode
 
-ROOT = Path(__file__).parents[2]
-MODEL = "openai/gpt-4o-mini"  # a name that litellm knows to take a JSON schema
 WORKERS, IN_FLIGHT = 2, 8
 KILLS = 20
 
@@ -68,7 +66,7 @@ class Run:
 
     def __init__(self, folder: Path, server: OpenAIServer) -> None:
         self.folder = folder
-        self.env = {**os.environ, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1"}
+        self.env = environment(server)
         self.starts = 0
         self.start()
 
@@ -98,18 +96,6 @@ class Run:
         if pids:
             os.kill(rng.choice(pids), signal.SIGKILL)
         return bool(pids)
-
-
-def entries(archive: RunArchive) -> Iterator[Entry]:
-    """Every call in every journal, once a call of a task."""
-    seen = set()
-    for name in archive.blobs.list("journal"):
-        for line in archive.blobs.read(f"journal/{name}").decode().split("\n"):
-            entry = read_line(line)
-            place = (name.partition("@")[0], getattr(entry, "key", ""), getattr(entry, "occurrence", 0))
-            if isinstance(entry, Entry) and place not in seen:
-                seen.add(place)
-                yield entry
 
 
 def replayed(archive: RunArchive, spec: TaskSpec) -> tuple[TaskResult, Scripted]:

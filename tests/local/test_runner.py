@@ -1,0 +1,139 @@
+"""The runner, through the real command: endings, limits, faults, and the same results whatever the concurrency."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.local.command import MODEL, archive_of, entries, run, start, statuses, without_times
+from tests.servers.openai_server import OpenAIServer
+from utils.errors import ErrorKind
+
+SMALL = f"--data sample --demo-datasets gsm8k --optimizers no_op --models {MODEL} --yes --run-id r"
+
+
+def overview(folder: Path, run_id: str = "r") -> dict:
+    return json.loads((folder / run_id / "checkpoint.json").read_text())
+
+
+def await_answers(server: OpenAIServer, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while server.app.ledger.answered.total() < count:
+        assert time.monotonic() < deadline, "the run did not get going"
+        time.sleep(0.01)
+
+
+def test_first_interrupt_drains_and_the_run_is_resumable(tmp_path: Path) -> None:
+    with OpenAIServer(latency_s=(0.2, 0.3)) as server:
+        process = start(tmp_path, f"{SMALL} --max-in-flight 5 --max-concurrent 1", server)
+        await_answers(server, 3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        journalled = sum(1 for _ in entries(archive_of(tmp_path, "r")))
+        assert journalled == server.stats()["answered"], "every answered call was waited for and written down"
+        assert overview(tmp_path)["status"] == "interrupted"
+        assert server.stats()["requests"] < 25
+        assert run(tmp_path, "--resume-run-id r", server) == 0
+        assert server.stats()["answered_twice"] == {}
+        assert overview(tmp_path)["status"] == "completed"
+
+
+def test_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    with OpenAIServer(latency_s=(20, 20)) as server:
+        process = start(tmp_path, SMALL, server)
+        while not server.app.ledger.in_flight:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert process.poll() is None, "the first waits for what is in flight"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+
+
+def test_a_task_past_its_timeout_fails_with_its_class(tmp_path: Path) -> None:
+    words = SMALL.replace(MODEL, "sim/slow")
+    assert run(tmp_path, f"{words} --task-timeout 1 --max-in-flight 1 --max-concurrent 1") == 1
+    (task,) = overview(tmp_path)["tasks"]
+    assert task["error"]["class"] == ErrorKind.TIMEOUT
+    assert "--task-timeout" in task["error"]["message"]
+
+
+def test_a_refused_key_stops_all_tasks_of_the_provider_at_once(tmp_path: Path) -> None:
+    words = SMALL.replace("no_op", "no_op random_paraphrase few_shot")
+    with OpenAIServer(key="the-right-one") as server:
+        assert run(tmp_path, f"{words} --max-concurrent 1 --seeds 1 2 3 --max-in-flight 2", server) == 1
+        assert server.stats()["requests"] <= 2, "no call is sent after the refusal"
+        found = overview(tmp_path)
+        assert {task["error"]["class"] for task in found["tasks"]} == {ErrorKind.AUTH}
+        server.settings.key = ""
+        assert run(tmp_path, "--retry-failed-run-id r", server) in (0, 1)
+        assert statuses(overview(tmp_path))["completed"] == len(found["tasks"])
+
+
+def test_the_limit_of_a_run_is_kept_and_ends_with_exit_code_3(tmp_path: Path) -> None:
+    with OpenAIServer(tokens_out=100) as server:
+        words = f"{SMALL} --seeds 1 2 3 4 --run-max-cost 0.003 --no-cache --model-params max_tokens=120"
+        assert run(tmp_path, words, server) == 3
+        paid = sum(entry.billed.usd or 0 for entry in entries(archive_of(tmp_path, "r")))
+        assert 0 < paid <= 0.003
+        assert run(tmp_path, "--resume-run-id r --run-max-cost 10", server) == 0
+
+
+def test_a_retry_asks_again_only_what_failed(tmp_path: Path) -> None:
+    with OpenAIServer(faults={"bad_request": 0.4}, seed=3) as server:
+        assert run(tmp_path, SMALL, server) == 1
+        (task,) = overview(tmp_path)["tasks"]
+        assert task["error"]["class"] == ErrorKind.BAD_REQUEST
+        before = server.stats()
+        server.settings.faults = {}
+        assert run(tmp_path, "--retry-failed-run-id r", server) == 0
+        after = server.stats()
+        assert after["answered_twice"] == {}
+        assert after["requests"] - before["requests"] < after["answered"], "what was answered before is not asked again"
+
+
+def test_the_grid_completes_over_http_in_spite_of_faults(tmp_path: Path) -> None:
+    """5 % of 429 with Retry-After, 2 % of 500, 1 % malformed bodies, a few hangs: as a bad day at a provider."""
+    faults = {"rate_limit": 0.05, "server_error": 0.02, "malformed": 0.01, "hang": 0.004}
+    answers = "pick:A,B,C,D,yes,no,relevant,irrelevant,#### 7,Paris"
+    with OpenAIServer(answer=answers, faults=faults, retry_after_s=0.4, hang_s=30, seed=5) as server:
+        names = "gsm8k hotpot_300 ai2_arc medhallu truthful_qa cnn_dailymail"
+        words = f"--data sample --demo-datasets {names} --optimizers no_op random_paraphrase few_shot --models {MODEL}"
+        limits = "--budget 60 --max-concurrent 2 --call-timeout 2 --run-id r --yes"
+        assert run(tmp_path, f"{words} {limits}", server) == 0, (tmp_path / "output.txt").read_text()
+        stats = server.stats()
+        assert stats["early_retries"] == 0
+        assert {"429", "500", "hung"} <= set(stats["statuses"])
+        failed = [entry for entry in entries(archive_of(tmp_path, "r")) if entry.failed]
+        assert not failed, "every call was answered in the end"
+        assert statuses(overview(tmp_path)) == {"completed": 18}
+
+
+def test_a_failed_call_is_not_scored_as_zero(tmp_path: Path) -> None:
+    """Of 13 test rows one is always refused: 12 are scored, all right, one is counted as failed."""
+    rows = [f'{{"user_input": "question {i}", "ground_truth_output": "four"}}' for i in range(60)]
+    table = "user_input,ground_truth_output\n" + "".join(f"question {i},four\n" for i in range(len(rows)))
+    (tmp_path / "own.csv").write_text(table)
+    words = f"--dataset-csv {tmp_path}/own.csv --optimizers no_op --models {MODEL} --yes --run-id r"
+
+    with OpenAIServer(answer="const:four", faults={"bad_request": 0.05}, seed=1) as server:
+        assert run(tmp_path, words, server) == 0
+        assert server.stats()["statuses"]["400"] > 0
+    (task,) = overview(tmp_path)["tasks"]
+    scores = task["final"]["scores"]
+    assert scores["validation"]["mean"] == scores["test"]["mean"] == 1.0
+    assert scores["validation"]["failed"] + scores["test"]["failed"] > 0
+
+
+@pytest.mark.parametrize("other", ["--max-concurrent 1", "--max-concurrent 4"])
+def test_the_same_seed_gives_the_same_results_whatever_the_concurrency(other: str, tmp_path: Path) -> None:
+    lists = "--demo-datasets gsm8k ai2_arc --optimizers no_op random_paraphrase few_shot"
+    words = f"--data sample {lists} --models sim/standard sim/flaky --test-mode --seed 7 --yes"
+    assert run(tmp_path, f"{words} --run-id one --max-concurrent 2") in (0, 1)
+    assert run(tmp_path, f"{words} --run-id two {other}") in (0, 1)
+    first, second = (without_times(overview(tmp_path, name)) for name in ("one", "two"))
+    assert json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
