@@ -269,7 +269,7 @@ class Runner:
 
     def _fail(self, spec: TaskSpec, attempt: Attempt, failure: Failure) -> TaskResult:
         result = TaskResult(
-            spec.task_id, Status.FAILED, StopReason.ERROR, 0.0, spec.model.startswith("sim/"), error=failure
+            spec.task_id, Status.FAILED, StopReason.ERROR, 0.0, spec.is_simulated, error=failure
         )
         self.archive.save_result(attempt, result)
         return result

@@ -138,7 +138,7 @@ def test_a_run_killed_20_times_ends_as_its_journal_says_and_pays_no_answer_twice
         assert all(state.status.is_final for state in states.values())
 
         for spec in plan.tasks:
-            stored = archive.load_result(states[spec.task_id].result)
+            stored = archive.load_details(states[spec.task_id].result)
             assert stored.status is Status.COMPLETED, stored.error
             again, model = replayed(archive, spec)
             assert model.requests == []

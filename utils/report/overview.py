@@ -11,7 +11,6 @@ from typing import Any
 
 from utils.archive import RunArchive, TaskState
 from utils.records import RunPlan, Status, TaskResult, TaskSpec
-from utils.report.statistics import paired_gain
 from utils.serialization import encode
 
 Row = dict[str, Any]
@@ -68,7 +67,7 @@ def task_row(spec: TaskSpec, result: TaskResult | None) -> Row:
         "status": Status.PENDING.value,
         "stop_reason": None,
         "attempts": 0,
-        "simulated": spec.model.startswith("sim/"),
+        "simulated": spec.is_simulated,
         "initial": None,
         "final": None,
         "gain": None,
@@ -82,13 +81,12 @@ def task_row(spec: TaskSpec, result: TaskResult | None) -> Row:
 
 def _outcome(result: TaskResult) -> Row:
     failure = result.error
-    items: Mapping[str, Any] = result.items
     return {
         "status": result.status.value,
         "stop_reason": result.stop_reason.value,
         "initial": encode(result.initial),
         "final": encode(result.final),
-        "gain": encode(paired_gain(items["initial"], items["final"])) if items else None,
+        "gain": encode(result.gain),
         "spent": encode(result.spent),
         "scoring": encode(result.scoring),
         "seconds": result.seconds,
