@@ -30,6 +30,7 @@ trials: install  ## the long trials
 	$(BIN)/python -m pytest -m trial
 
 performance: install  ## measures, asserts nothing
+	$(BIN)/python tests/performance/startup.py
 	$(BIN)/python tests/performance/large_plans.py
 
 clean:
