@@ -29,6 +29,8 @@ from utils.records import Completion, Request, Usage
 Sleep = Callable[[float], Awaitable[None]]
 Clock = Callable[[], float]  # seconds, monotonic
 
+PAUSE_AFTER = 2  # throttled calls in a row that pause a provider
+
 
 class Throttled(CallError):
     """The provider is asked too much: a 429, or an overload. Sent less for a while, then asked again."""
@@ -83,7 +85,8 @@ class Gate:
 
     Additive increase, multiplicative decrease: about one more after each round of answers, half as many after a
     throttled call. Calls that left before the last decrease say nothing new, so a burst of 429s counts once. A
-    Retry-After pauses all sends of the provider. Retries go before calls that were never sent, each in their order.
+    throttled call waits for its own Retry-After; two in a row, with no answer between them, pause all sends of the
+    provider. Retries go before calls that were never sent, each in their order.
     """
 
     def __init__(self, limit: int, *, sleep: Sleep = asyncio.sleep, clock: Clock = time.monotonic) -> None:
@@ -95,6 +98,7 @@ class Gate:
         self._in_flight = 0
         self._backing_off = 0
         self._sent = 0  # calls let through so far; a call's ticket is its number
+        self._throttled_in_a_row = 0
         self._cut_at = 0  # tickets up to this one left before the last decrease
         self._paused_until = -math.inf
         self._refusal: CallError | None = None
@@ -131,6 +135,7 @@ class Gate:
 
     def answered(self) -> None:
         """A call was answered: a little more is allowed."""
+        self._throttled_in_a_row = 0
         self._allowed = min(float(self._limit), self._allowed + 1 / self._allowed)
 
     def failed(self, error: CallError, ticket: int) -> None:
@@ -141,7 +146,10 @@ class Gate:
             if ticket > self._cut_at:
                 self._allowed = max(1.0, min(self._allowed, self._in_flight) / 2)
                 self._cut_at = self._sent
-            self._pause(error.retry_after_s or 0.0)
+            self._throttled_in_a_row += 1
+            # one throttled call among answered ones waits by itself; two in a row are the provider's word to all
+            if self._throttled_in_a_row >= PAUSE_AFTER:
+                self._pause(error.retry_after_s or 0.0)
 
     async def _enter(self, is_retry: bool, patience_s: float) -> int:
         queue = self._retries if is_retry else self._fresh

@@ -210,7 +210,7 @@ def test_cancelling_in_back_off_stops_waiting() -> None:
         task = asyncio.create_task(model.complete(REQUEST))
         await asyncio.sleep(1)
         status = model.gate.status()
-        assert (status.waiting, status.in_flight, status.resumes_in_s) == (1, 0, 49.0)
+        assert (status.waiting, status.in_flight) == (1, 0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -287,7 +287,23 @@ def test_a_burst_of_429s_counts_once() -> None:
     run(main())
 
 
-def test_a_pause_holds_back_calls_that_were_never_refused() -> None:
+def test_two_throttled_calls_in_a_row_hold_back_calls_that_were_never_refused() -> None:
+    async def main() -> list[float]:
+        gate = Gate(4, clock=now)
+        inner = Scripted([Throttled("m: slow down", retry_after_s=5.0)] * 2)
+        model = resilient(inner, gate=gate)
+        first = [asyncio.create_task(model.complete(REQUEST)) for _ in range(2)]
+        await asyncio.sleep(1)
+        await asyncio.gather(*first, *(model.complete(REQUEST) for _ in range(3)))
+        return inner.sent_at
+
+    first, second, *rest = run(main())
+    assert first == second == 0.0
+    assert len(rest) == 5
+    assert min(rest) >= 5.0
+
+
+def test_one_throttled_call_among_answered_ones_waits_alone() -> None:
     async def main() -> list[float]:
         gate = Gate(4, clock=now)
         inner = Scripted([Throttled("m: slow down", retry_after_s=5.0)])
@@ -297,21 +313,21 @@ def test_a_pause_holds_back_calls_that_were_never_refused() -> None:
         await asyncio.gather(first, *(model.complete(REQUEST) for _ in range(3)))
         return inner.sent_at
 
-    first, *rest = run(main())
+    first, *others, retried = run(main())
     assert first == 0.0
-    assert len(rest) == 4
-    assert min(rest) >= 5.0
+    assert max(others) < 2.0
+    assert retried >= 5.0
 
 
 def test_a_pause_longer_than_a_call_may_take_fails_those_who_wait() -> None:
     async def main() -> None:
         gate = Gate(1, clock=now)
-        inner = Scripted([Throttled("m: come back tomorrow", retry_after_s=3600.0)])
+        inner = Scripted([Throttled("m: come back tomorrow", retry_after_s=3600.0)] * 2)
         model = resilient(inner, gate=gate)
         errors = await asyncio.gather(*(model.complete(REQUEST) for _ in range(5)), return_exceptions=True)
         assert now() < 1.0
         assert all(isinstance(error, CallError) and error.kind is ErrorKind.TRANSIENT for error in errors)
-        assert len(inner.sent_at) == 1
+        assert len(inner.sent_at) == 2, "the second in a row is the provider's word to all"
 
     run(main())
 
@@ -392,19 +408,23 @@ def test_under_any_schedule(limit: int, script: list[Act], calls: list[tuple[flo
 
     async def main() -> None:
         gate = Gate(limit, clock=now)
-        paused_until = 0.0
+        paused_until, in_a_row = 0.0, 0
 
         class Watched(Scripted):
             async def complete(self, request: Request) -> Completion:
-                nonlocal paused_until
+                nonlocal paused_until, in_a_row
                 assert now() >= paused_until
                 status = gate.status()
                 assert 1 <= status.allowed <= limit
                 try:
-                    return await super().complete(request)
-                except CallError as error:
-                    paused_until = max(paused_until, now() + (error.retry_after_s or 0.0))
+                    answer = await super().complete(request)
+                except Throttled as error:
+                    in_a_row += 1
+                    if in_a_row >= 2:
+                        paused_until = max(paused_until, now() + (error.retry_after_s or 0.0))
                     raise
+                in_a_row = 0
+                return answer
 
         inner = Watched(list(script))
         model = Resilient(inner, gate, clock=now, rng=random.Random(seed))
