@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check lint trials performance clean
+.PHONY: install demo test check lint docs trials performance clean
 
 install: .venv/installed
 
@@ -25,6 +25,9 @@ lint: install
 	$(BIN)/mypy .
 
 check: lint test
+
+docs: install  ## the README's table of parameters, from the command
+	$(BIN)/python -m tests.test_readme
 
 trials: install  ## the long trials
 	$(BIN)/python -m pytest -m trial

@@ -52,7 +52,7 @@ from utils.records import (
     TaskSpec,
 )
 from utils.report.estimate import CHARACTERS_A_TOKEN, Need, prompt_tokens
-from utils.report.statistics import interval_of
+from utils.report.statistics import interval_of, paired_gain
 from utils.serialization import decode
 
 logger = logging.getLogger("benchmark")
@@ -69,8 +69,14 @@ def expand(settings: Settings) -> tuple[TaskSpec, ...]:
     datasets = _datasets(settings)
     optimizers = [parse_optimizer(text) for text in settings.optimizers or tuple(OPTIMIZERS)]
     models = settings.models or configured_models()
-    for name in dict.fromkeys(filter(None, (*models, settings.optimizer_model, settings.judge_model))):
+    named = tuple(dict.fromkeys(filter(None, (*models, settings.optimizer_model, settings.judge_model))))
+    for name in named:
         check_model(name, settings.model_params)
+    if 0 < sum(name.startswith(SIMULATED) for name in named) < len(named):
+        raise UsageError(
+            f"simulated and real models in one run ({', '.join(named)}): play money and money cannot be added up;"
+            " give each its own run"
+        )
     if not settings.seeds:
         raise UsageError("--seeds is empty; give at least one number")
     if settings.metric:
@@ -406,11 +412,12 @@ def run_task(
         status=Status.COMPLETED,
         stop_reason=reason,
         seconds=round(door.elapsed_s, 3),
-        simulated=spec.model.startswith(SIMULATED),
+        simulated=spec.is_simulated,
         spent=Accounts(spent.logical, billed),
         scoring=door.ledger.accounts,
         initial=_standing(initial, tests[0]),
         final=_standing(final, tests[-1]),
+        gain=paired_gain(tests[0].items, tests[-1].items),
         items={"initial": tests[0].items, "final": tests[-1].items},
         steps=tuple(problem.steps),
         curve=tuple(problem.curve),
@@ -503,7 +510,13 @@ def _door(spec: TaskSpec, work: Work, place: Place) -> Door:
 
     def model(name: str, kind: Literal["chat", "embedding"] = "chat") -> LLM:
         connected = connect(
-            name, spec.model_params, gates=place.gates, policy=policy, in_flight=place.in_flight, kind=kind, examples=examples
+            name,
+            spec.model_params,
+            gates=place.gates,
+            policy=policy,
+            in_flight=place.in_flight,
+            kind=kind,
+            examples=examples,
         )
         return connected if name.startswith(SIMULATED) else place.wrap(connected, spec.task_id)
 
@@ -563,7 +576,7 @@ def _failed(spec: TaskSpec, error: Exception, door: Door | None) -> TaskResult:
         status=Status.FAILED,
         stop_reason=StopReason.ERROR,
         seconds=round(door.elapsed_s, 3) if door else 0.0,
-        simulated=spec.model.startswith(SIMULATED),
+        simulated=spec.is_simulated,
         spent=door.total if door else Accounts(),
         error=Failure(kind, message if known else f"{type(error).__name__}: {message}", traceback.format_exc()),
     )

@@ -8,14 +8,14 @@ Parses, chooses, hands over and shows; what happens is in `local/`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from utils.errors import BenchmarkError
-from utils.validation import split_names, spread_lists
-
-LIST_OPTIONS = ("--demo-datasets", "--optimizers", "--models", "--seeds", "--model-params")
+from utils.validation import any_number, named, one_of_seeds, refuse_missing_values, spread_lists, whole_number
 
 USAGE, INTERRUPTED = 2, 130  # exit codes
 
@@ -23,64 +23,110 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 GRID, MODEL, LIMITS, RUN, OUTPUT = "What to run", "Models and prompts", "Limits", "The run", "Output"
 
+Names = list[str] | None
 
-def option(panel: str, text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
+
+def option(panel: str, name: str, values: str | None, text: str, **more: Any) -> Any:
+    """An option as `--help` shows it; `values` stands for what is typed after its name, None for a switch."""
+    return typer.Option(name, help=text, rich_help_panel=panel, show_default=False, metavar=values or " ", **more)
+
+
+def whole(panel: str, name: str, text: str) -> Any:
+    return option(panel, name, "N", text, parser=partial(whole_number, name))
+
+
+def number(panel: str, name: str, values: str, text: str) -> Any:
+    return option(panel, name, values, text, parser=partial(any_number, name))
 
 
 @app.command(epilog="Exit codes: 0 all completed, 1 some failed, 2 usage, 3 run budget reached, 130 interrupted.")
 def main(
-    demo_datasets: Annotated[list[str] | None, option(GRID, "Dataset names. Default: all")] = None,
+    demo_datasets: Annotated[Names, option(GRID, "--demo-datasets", "NAME ...", "Datasets. Default: all")] = None,
     optimizers: Annotated[
-        list[str] | None, option(GRID, "Optimizers: NAME, or NAME:k=v,k=v for a variant. Default: all")
+        Names, option(GRID, "--optimizers", "NAME ...", "Optimizers; NAME:k=v,k=v is a variant. Default: all")
     ] = None,
     models: Annotated[
-        list[str] | None, option(GRID, "Models: any that litellm knows, or sim/... Default: all with a key")
+        Names,
+        option(
+            GRID,
+            "--models",
+            "NAME ...",
+            "Any models that litellm knows, or sim/... Default: the configured ones whose key is set",
+        ),
     ] = None,
-    seed: Annotated[int | None, option(GRID, "Random seed. Default: 42")] = None,
-    seeds: Annotated[list[int] | None, option(GRID, "Several seeds: repeats as a grid axis")] = None,
+    seed: Annotated[int | None, whole(GRID, "--seed", "Random seed. Default: 42")] = None,
+    seeds: Annotated[Names, option(GRID, "--seeds", "N ...", "Several seeds: repeats of every cell")] = None,
     data: Annotated[
-        str | None, option(GRID, "Where rows come from: hub, sample (bundled), or a folder. Default: hub")
+        str | None, option(GRID, "--data", "WHERE", "Rows from: hub, sample (bundled), or a folder. Default: hub")
     ] = None,
     dataset_csv: Annotated[
-        str | None, option(GRID, "Own data: a CSV with columns user_input, ground_truth_output")
+        str | None, option(GRID, "--dataset-csv", "FILE", "Own rows: columns user_input, ground_truth_output")
     ] = None,
-    test_mode: Annotated[bool, option(GRID, "5 examples a split and a budget of 60 calls: a quick try")] = False,
-    config: Annotated[str | None, option(GRID, "A manifest, YAML or JSON; options given beside it win")] = None,
+    test_mode: Annotated[
+        bool, option(GRID, "--test-mode", None, "5 examples a split, 60 calls a task: a quick try")
+    ] = False,
+    config: Annotated[
+        str | None, option(GRID, "--config", "FILE", "A manifest, YAML or JSON; options beside it win")
+    ] = None,
     optimizer_model: Annotated[
-        str | None, option(MODEL, "The model that edits prompts. Default: the task model")
+        str | None, option(MODEL, "--optimizer-model", "NAME", "Edits the prompts. Default: the task's model")
     ] = None,
-    judge_model: Annotated[str | None, option(MODEL, "The model that grades. Default: the task model")] = None,
+    judge_model: Annotated[
+        str | None, option(MODEL, "--judge-model", "NAME", "Grades, where a metric asks. Default: the task's model")
+    ] = None,
     model_params: Annotated[
-        list[str] | None, option(MODEL, "Parameters of the models: name=value, sent as they are")
+        Names, option(MODEL, "--model-params", "K=V ...", "Parameters of the models, sent as they are")
     ] = None,
-    prompt: Annotated[str | None, option(MODEL, "A seed prompt in place of the datasets' own")] = None,
-    prompt_file: Annotated[str | None, option(MODEL, "The same, from a file")] = None,
-    metric: Annotated[str | None, option(MODEL, "The objective: a name of --list, or package.module:function")] = None,
-    budget: Annotated[int | None, option(LIMITS, "Task calls a task. Default: 1000, in test mode 60")] = None,
-    max_cost: Annotated[float | None, option(LIMITS, "USD a task")] = None,
-    max_tokens: Annotated[int | None, option(LIMITS, "Tokens a task")] = None,
-    max_seconds: Annotated[float | None, option(LIMITS, "Seconds of optimization a task")] = None,
-    run_max_cost: Annotated[float | None, option(LIMITS, "USD for the whole run; exit code 3 when reached")] = None,
-    max_concurrent: Annotated[int | None, option(LIMITS, "Workers at a time. Default: 5")] = None,
+    prompt: Annotated[
+        str | None, option(MODEL, "--prompt", "TEXT", "A seed prompt in place of the datasets' own")
+    ] = None,
+    prompt_file: Annotated[str | None, option(MODEL, "--prompt-file", "FILE", "The same, from a file")] = None,
+    metric: Annotated[
+        str | None, option(MODEL, "--metric", "NAME", "The objective: a name of --list, or package.module:function")
+    ] = None,
+    budget: Annotated[
+        int | None, whole(LIMITS, "--budget", "Task calls of a task. Default: 1000, in test mode 60")
+    ] = None,
+    max_cost: Annotated[float | None, number(LIMITS, "--max-cost", "USD", "Money of a task")] = None,
+    max_tokens: Annotated[int | None, whole(LIMITS, "--max-tokens", "Tokens of a task")] = None,
+    max_seconds: Annotated[float | None, number(LIMITS, "--max-seconds", "S", "Time of a task")] = None,
+    run_max_cost: Annotated[
+        float | None, number(LIMITS, "--run-max-cost", "USD", "Money of the whole run; exit code 3 when reached")
+    ] = None,
+    max_concurrent: Annotated[int | None, whole(LIMITS, "--max-concurrent", "Workers at a time. Default: 5")] = None,
     max_in_flight: Annotated[
-        int | None, option(LIMITS, "Open calls to a provider, over all workers. Default: 32")
+        int | None, whole(LIMITS, "--max-in-flight", "Open calls to a provider, all workers. Default: 32")
     ] = None,
-    task_timeout: Annotated[float | None, option(LIMITS, "Seconds until a task is given up. Default: 86400")] = None,
+    task_timeout: Annotated[
+        float | None, number(LIMITS, "--task-timeout", "S", "A task is given up after so long. Default: 86400")
+    ] = None,
+    call_timeout: Annotated[
+        float | None, number(LIMITS, "--call-timeout", "S", "A model call is tried again after so long. Default: 120")
+    ] = None,
     run_id: Annotated[
-        str | None, option(RUN, "Name the run; the same command again resumes it, longer lists extend it")
+        str | None, option(RUN, "--run-id", "ID", "Name the run; asked for again it goes on, longer lists extend it")
     ] = None,
-    resume_run_id: Annotated[str | None, option(RUN, "Go on with what a run has not finished")] = None,
-    retry_failed_run_id: Annotated[str | None, option(RUN, "Run the failed tasks of a run again")] = None,
-    checkpoint_dir: Annotated[str | None, option(RUN, "Results directory. Default: ./benchmark_results")] = None,
-    no_cache: Annotated[bool, option(RUN, "Do not share answers between the tasks of a run")] = False,
-    dry_run: Annotated[bool, option(RUN, "Show the plan and its estimate; spend nothing")] = False,
-    yes: Annotated[bool, option(RUN, "Ask no question")] = False,
-    list_: Annotated[bool, option(OUTPUT, "Show datasets, optimizers, models and metrics", "--list")] = False,
-    config_schema: Annotated[bool, option(OUTPUT, "Print the JSON schema of a manifest")] = False,
-    json_: Annotated[bool, option(OUTPUT, "Machine-readable output on stdout", "--json")] = False,
+    resume_run_id: Annotated[
+        str | None, option(RUN, "--resume-run-id", "ID", "Go on with what a run has not finished")
+    ] = None,
+    retry_failed_run_id: Annotated[
+        str | None, option(RUN, "--retry-failed-run-id", "ID", "Run the failed tasks of a run again")
+    ] = None,
+    checkpoint_dir: Annotated[
+        str | None, option(RUN, "--checkpoint-dir", "DIR", "Results directory. Default: ./benchmark_results")
+    ] = None,
+    no_cache: Annotated[bool, option(RUN, "--no-cache", None, "Share no answers between the tasks of a run")] = False,
+    dry_run: Annotated[bool, option(RUN, "--dry-run", None, "Show the plan and its estimate; spend nothing")] = False,
+    yes: Annotated[bool, option(RUN, "--yes", None, "Ask no question")] = False,
+    list_: Annotated[
+        bool, option(OUTPUT, "--list", None, "Show datasets, optimizers, models and metrics; then end")
+    ] = False,
+    config_schema: Annotated[
+        bool, option(OUTPUT, "--config-schema", None, "Print the JSON schema of a manifest; then end")
+    ] = False,
+    json_: Annotated[bool, option(OUTPUT, "--json", None, "Machine-readable output on stdout")] = False,
     log_level: Annotated[
-        str | None, option(OUTPUT, "Detail of the tasks' logs: debug, info, warning. Default: info")
+        str | None, option(OUTPUT, "--log-level", "LEVEL", "Of the logs: debug, info, warning, error. Default: info")
     ] = None,
 ) -> None:
     """Benchmark prompt optimizers: which one, on which dataset, with which model, is worth its money."""
@@ -90,10 +136,10 @@ def main(
         print_catalogue(as_json=json_) if list_ else print_schema()
         raise typer.Exit
     given = {
-        "demo_datasets": split_names(demo_datasets or ()),
-        "optimizers": split_names(optimizers or ()),
-        "models": split_names(models or ()),
-        "seeds": tuple(seeds) if seeds else (() if seed is None else (seed,)),
+        "demo_datasets": named("--demo-datasets", demo_datasets),
+        "optimizers": named("--optimizers", optimizers),
+        "models": named("--models", models),
+        "seeds": one_of_seeds(seed, seeds),
         "model_params": tuple(model_params or ()),
         "data": data,
         "dataset_csv": dataset_csv,
@@ -111,6 +157,7 @@ def main(
         "max_concurrent": max_concurrent,
         "max_in_flight": max_in_flight,
         "task_timeout": task_timeout,
+        "call_timeout": call_timeout,
         "run_id": run_id,
         "checkpoint_dir": checkpoint_dir,
         "cache": False if no_cache else None,
@@ -131,16 +178,23 @@ def main(
     )
 
 
+def option_names(command: Any, is_wanted: Callable[[Any], bool]) -> list[str]:
+    return [param.opts[0] for param in command.params if is_wanted(param)]
+
+
 def cli(argv: list[str]) -> int:
     """Run the command; the exit code. Every error is one line."""
     try:
-        return int(app(spread_lists(argv, LIST_OPTIONS), standalone_mode=False) or 0)
+        command = typer.main.get_command(app)
+        refuse_missing_values(argv, option_names(command, lambda param: not param.is_flag))
+        words = spread_lists(argv, option_names(command, lambda param: param.multiple))
+        return int(command.main(words, standalone_mode=False) or 0)
     except BenchmarkError as error:
         message = str(error)
     except typer.Abort:
         return INTERRUPTED
     except typer.TyperException as error:
-        message = f"{error} `python run_benchmark.py --help` shows every option"
+        message = f"{error.format_message().rstrip('.')}; `python run_benchmark.py --help` shows every option"
     print(f"error: {message}", file=sys.stderr)
     return USAGE
 

@@ -9,11 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from benchmark_config import DATASETS, MODELS, OPTIMIZERS, Settings
 from utils.llm.simulated import SIMULATED
 from utils.metrics.registry import METRICS
 from utils.serialization import dumps, json_schema
+
+NAMES = 31  # columns for the names, the same in every part
 
 
 def catalogue() -> dict[str, Any]:
@@ -37,7 +40,7 @@ def catalogue() -> dict[str, Any]:
             for name, row in OPTIMIZERS.items()
         },
         "models": {
-            **{name: f"key {variable}" for name, variable in MODELS.items()},
+            **{name: f"key in {variable}" for name, variable in MODELS.items()},
             **dict(SIMULATED),
         },
         "metrics": {name: (type(metric).__doc__ or "").split("\n")[0] for name, metric in METRICS.items()},
@@ -58,7 +61,7 @@ def print_catalogue(*, as_json: bool) -> None:
     )
     _print(console, "optimizers", {name: _optimizer(row) for name, row in found["optimizers"].items()})
     ready = {name: f"{text}{_key_state(name)}" for name, text in found["models"].items()}
-    _print(console, "models (any other that litellm knows can be named)", ready)
+    _print(console, "models (any other that litellm knows can be named; sim/... are simulated)", ready)
     _print(console, "metrics (or package.module:function)", found["metrics"])
 
 
@@ -68,12 +71,12 @@ def print_schema() -> None:
 
 
 def _print(console: Console, title: str, rows: dict[str, str]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True, style="bold")
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True, min_width=NAMES)
     table.add_column()
     for name, text in rows.items():
-        table.add_row(name, escape(text))
-    console.print(table, "")
+        table.add_row(f"  {name}", escape(text))
+    console.print(Text(title, style="bold"), table, "", sep="\n")
 
 
 def _optimizer(row: dict[str, Any]) -> str:
@@ -85,4 +88,4 @@ def _key_state(name: str) -> str:
     variable = MODELS.get(name)
     if variable is None:
         return ""
-    return " (present)" if os.environ.get(variable) else " (not set)"
+    return ", set" if os.environ.get(variable) else ", not set"

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from utils.archive import is_claimed, local_archive
+from local.launch import open_run
+from utils.archive import is_claimed
 from utils.errors import UsageError
 from utils.report.overview import Overview
 from utils.report.tables import results, runs_table, tasks_table
@@ -24,6 +25,8 @@ EVERY_S = 2.0
 def show_runs(root: str, *, as_json: bool) -> int:
     """A line for each run, oldest first."""
     folder = Path(root)
+    if not folder.is_dir():
+        raise UsageError(f"--checkpoint-dir {root!r} is not a folder; name the one that runs are in")
     names = sorted(path.parent.name for path in folder.glob("*/plan.json"))
     overviews = [_open(root, name).render(stopped=not _is_locked(root, name)) for name in names]
     overviews.sort(key=lambda overview: overview["created"])
@@ -75,9 +78,7 @@ def watch_run(
 
 
 def _open(root: str, run_id: str) -> Overview:
-    if not Path(root).is_dir():
-        raise UsageError(f"no results directory {root!r}; give --checkpoint-dir")
-    archive = local_archive(Path(root), run_id)
+    archive = open_run(Path(root), run_id, "--run-id")
     return Overview(archive, archive.load_plan())
 
 

@@ -20,9 +20,12 @@ from rich.text import Text
 
 from utils.archive import Attempt
 from utils.records import Progress, Status, TaskResult, TaskSpec
-from utils.report.tables import duration, money
+from utils.report.tables import both_moneys, duration, figure, money, printable
 
-SHOWN_CELLS = 24  # lines of the view; a large grid shows the cells that are at work
+LEAST_NAME = 12  # columns that a name keeps, however narrow the terminal
+NOW = 24  # columns for what a cell is doing
+FIGURES = 5  # columns for a number
+GAP = 2
 
 
 class Tally:
@@ -50,11 +53,18 @@ class Tally:
             self.results[spec.task_id] = result
 
     @property
-    def usd(self) -> float | None:
-        """Paid so far, by finished and running tasks; None where a price is unknown."""
-        amounts = [part for result in self.results.values() for part in (result.spent, result.scoring)]
-        known = [part.billed.usd for part in amounts] + [p.spent.usd for _, p, _ in self.running.values()]
-        return None if any(usd is None for usd in known) else sum(usd or 0.0 for usd in known)
+    def cost(self) -> str:
+        """Paid so far, by finished and running tasks; real money and play money apart."""
+        models = {spec.task_id: spec.model for spec in self.tasks}
+        amounts: dict[bool, list[float | None]] = {False: [], True: []}
+        for result in self.results.values():
+            amounts[result.simulated].append((result.spent.billed + result.scoring.billed).usd)
+        for task_id, (_, progress, _) in self.running.items():
+            amounts[models[task_id].startswith("sim/")].append(progress.spent.usd)
+        real, play = (None if None in part else sum(usd or 0.0 for usd in part) for part in amounts.values())
+        if all(model.startswith("sim/") for model in models.values()):
+            return money(play, simulated=True)
+        return both_moneys(real, play)
 
     @property
     def failed(self) -> int:
@@ -73,15 +83,16 @@ class Tally:
     @property
     def waiting_for(self) -> str:
         """What is being waited for, in words."""
-        open_calls = sum(progress.open_calls for _, progress, _ in self.running.values())
-        waiting = sum(progress.waiting for _, progress, _ in self.running.values())
-        pause = max((progress.resumes_in_s for _, progress, _ in self.running.values()), default=0.0)
-        words = [f"{open_calls} calls open"] if open_calls else []
+        progresses = [progress for _, progress, _ in self.running.values()]
+        open_calls = sum(progress.open_calls for progress in progresses)
+        waiting = sum(progress.waiting for progress in progresses)
+        pause = max((progress.resumes_in_s for progress in progresses), default=0.0)
+        words = [f"{open_calls} answers"] if open_calls else []
         if waiting:
-            words.append(f"{waiting} in back-off")
+            words.append(f"{waiting} calls to be tried again")
         if pause > 0:
-            words.append(f"provider asked to wait, next call in {pause:.0f} s")
-        return ", ".join(words) or "nothing"
+            words.append(f"the provider, which asked for a pause: next call in {pause:.0f} s")
+        return ", ".join(words) or ("workers" if progresses else "nothing")
 
 
 class Plain:
@@ -117,7 +128,7 @@ class Plain:
         """Nothing to take down."""
 
     def _say(self, text: str) -> None:
-        line = f"{datetime.now():%H:%M:%S} {text}"
+        line = f"{datetime.now():%H:%M:%S} {' '.join(printable(text).split(chr(10)))}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -149,37 +160,66 @@ class View(Plain):
             f"{len(tally.results)}/{len(tally.tasks)} done",
             f"{len(tally.running)} running",
             *([f"[red]{tally.failed} failed[/red]"] if tally.failed else []),
-            f"spent {money(tally.usd)}",
+            f"spent {tally.cost}",
             duration(self._clock() - self._began),
             f"ETA {duration(tally.eta_s)}",
         ]
-        head = Text.from_markup(f"[bold]{escape(self._title)}[/bold]  " + " · ".join(parts))
-        return Group(head, self._cells(), Text(f"waiting for: {tally.waiting_for}", style="dim"))
+        head = Text.assemble((printable(self._title), "bold"), "  ", Text.from_markup(" · ".join(parts)))
+        waiting = Text(f"waiting for: {tally.waiting_for}", style="dim", no_wrap=True, overflow="ellipsis")
+        return Group(head, self._cells(), waiting)
 
-    def _cells(self) -> Table:
-        table = Table(header_style="bold", pad_edge=False)
-        for name in ("dataset", "optimizer", "model", "done", "test", "now"):
-            table.add_column(name, no_wrap=name != "now")
+    def _cells(self) -> RenderableType:
+        """A line a cell, as many as the terminal has room for: those at work come first."""
         grouped: dict[tuple[str, str, str], list[TaskSpec]] = {}
         for spec in self._tally.tasks:
-            grouped.setdefault((spec.dataset, spec.optimizer_label, spec.model), []).append(spec)
-        busy = [key for key, specs in grouped.items() if any(spec.task_id in self._tally.running for spec in specs)]
-        shown = list(grouped) if len(grouped) <= SHOWN_CELLS else busy[:SHOWN_CELLS]
+            key = (printable(spec.dataset), printable(spec.optimizer_label), printable(spec.model))
+            grouped.setdefault(key, []).append(spec)
+        several = len({model for _, _, model in grouped}) > 1
+        names = ("dataset", "optimizer", *(["model"] if several else []))
+        room = max(
+            3, self._console.height - 6
+        )  # beside the head, the names of the columns, the last two lines and the cursor's
+        shown = list(grouped)
+        if len(shown) > room:
+            rank = {key: self._rank(specs) for key, specs in grouped.items()}
+            shown = sorted(grouped, key=lambda key: rank[key])[: room - 1]
+            shown.sort(key=lambda key: (rank[key], list(grouped).index(key)))
+        spare = self._console.width - NOW - 2 * FIGURES - GAP * (len(names) + 2)
+        width = max(LEAST_NAME, spare // len(names))
+        table = Table(header_style="bold", box=None, padding=(0, GAP, 0, 0), pad_edge=False)
+        for name in names:
+            table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=width)
+        for name in ("done", "test"):
+            table.add_column(name, no_wrap=True, justify="right", min_width=FIGURES)
+        table.add_column("now", no_wrap=True, overflow="ellipsis", min_width=NOW)
         for key in shown:
-            table.add_row(*map(escape, key), *self._cell(grouped[key]))
-        if len(shown) < len(grouped):
-            table.add_row(f"... {len(grouped) - len(shown)} cells more", *[""] * 5)
-        return table
+            table.add_row(*map(escape, key[: len(names)]), *self._cell(grouped[key]))
+        if len(shown) == len(grouped):
+            return table
+        return Group(table, Text(f"... and {len(grouped) - len(shown)} cells more", style="dim"))
+
+    def _rank(self, specs: Sequence[TaskSpec]) -> int:
+        """At work, failed, waiting, done: what is shown first."""
+        ids = [spec.task_id for spec in specs]
+        if any(task_id in self._tally.running for task_id in ids):
+            return 0
+        results = [self._tally.results[task_id] for task_id in ids if task_id in self._tally.results]
+        if any(result.error for result in results):
+            return 1
+        return 2 if len(results) < len(ids) else 3
 
     def _cell(self, specs: Sequence[TaskSpec]) -> list[RenderableType]:
         done = [self._tally.results[spec.task_id] for spec in specs if spec.task_id in self._tally.results]
         tests = [result.final.scores["test"].mean for result in done if result.final]
         running = [self._tally.running[spec.task_id] for spec in specs if spec.task_id in self._tally.running]
-        style = "green" if len(done) == len(specs) else "cyan" if running else "dim"
+        failed = sum(result.error is not None for result in done)
+        style = "red" if failed else "green" if len(done) == len(specs) else "cyan" if running else "dim"
+        now = [f"{failed} failed"] if failed else []
+        now += [_now(spec, progress) for spec, progress, _ in running]
         return [
             Text(f"{len(done)}/{len(specs)}", style=style),
-            f"{math.fsum(tests) / len(tests):.3f}" if tests else "",
-            "; ".join(_now(spec, progress) for spec, progress, _ in running),
+            figure(math.fsum(tests) / len(tests), ".3f") if tests else "",
+            Text("; ".join(now), style="red" if failed and not running else ""),
         ]
 
 
@@ -190,12 +230,11 @@ def ending(result: TaskResult) -> str:
     if result.initial is None or result.final is None:
         return ""
     before, after = result.initial.scores["test"], result.final.scores["test"]
-    usd = (result.spent.billed + result.scoring.billed).usd
-    return f"test {before.mean:.3f} to {after.mean:.3f}, {money(usd)}, {duration(result.seconds)}"
+    cost = money((result.spent.billed + result.scoring.billed).usd, simulated=result.simulated)
+    return f"test {figure(before.mean, '.3f')} to {figure(after.mean, '.3f')}, {cost}, {duration(result.seconds)}"
 
 
 def _now(spec: TaskSpec, progress: Progress) -> str:
-    words = f"s{spec.seed} {progress.phase}"
-    if progress.phase == "optimizing":
-        words += f" {progress.task_calls}/{spec.budget.task_calls}"
+    is_searching = progress.phase == "optimizing"
+    words = f"s{spec.seed} " + (f"{progress.task_calls}/{spec.budget.task_calls}" if is_searching else progress.phase)
     return words + (f", best {progress.best:.3f}" if progress.best is not None else "")

@@ -243,7 +243,7 @@ class Runner:
         elif not self.is_draining:
             self._restart(worker)
         else:
-            self.watcher.lost(worker.spec, "stopped; resumable")
+            self.watcher.lost(worker.spec, "resumable")
 
     def _result(self, attempt: Attempt) -> TaskResult | None:
         for status in (Status.COMPLETED, Status.FAILED):
@@ -268,9 +268,7 @@ class Runner:
         self.watcher.finished(worker.spec, self._fail(worker.spec, worker.attempt, failure))
 
     def _fail(self, spec: TaskSpec, attempt: Attempt, failure: Failure) -> TaskResult:
-        result = TaskResult(
-            spec.task_id, Status.FAILED, StopReason.ERROR, 0.0, spec.is_simulated, error=failure
-        )
+        result = TaskResult(spec.task_id, Status.FAILED, StopReason.ERROR, 0.0, spec.is_simulated, error=failure)
         self.archive.save_result(attempt, result)
         return result
 

@@ -123,8 +123,9 @@ class Problem:
             trials = self.score_all(field, self.validation[:size])
             if len(field) == 1 or size == len(self.validation):
                 return max(trials, key=lambda trial: trial.mean)
-            trials.sort(key=lambda trial: -trial.mean)  # stable: ties stay in order
-            field = [trial.prompt for trial in trials[: max(1, int(len(trials) * keep))]]
+            ranked = sorted(trials, key=lambda trial: -trial.mean)  # stable: of equals the earlier stays
+            kept = {trial.prompt.id for trial in ranked[: max(1, int(len(trials) * keep))]}
+            field = [prompt for prompt in field if prompt.id in kept]
             size = min(2 * size, len(self.validation))
 
     # ------------------------------------------------------------------ free of charge
@@ -186,12 +187,14 @@ class Problem:
         A mean over few examples is pulled towards the seed's, as if five more had scored like it, so that luck on a
         small sample does not carry a prompt to the end. Ties: the shorter prompt, then the earlier one.
         """
-        seed_mean = self._validated(self.seed).mean
+        seed = self._validated(self.seed)
+        pull = 5 if seed.values else 0
         ranked = []
         for order, prompt in enumerate(self._prompts.values()):
             trial = self._validated(prompt)
             if prompt.id != self.seed.id and trial.values:
-                mean = (sum(trial.values) + 5 * seed_mean) / (len(trial.values) + 5)
+                prior = pull * seed.mean if pull else 0.0
+                mean = (sum(trial.values) + prior) / (len(trial.values) + pull)
                 ranked.append((-mean, prompt.length, order, prompt))
         return [self.seed, *(row[-1] for row in sorted(ranked, key=lambda row: row[:-1])[:count])]
 

@@ -1,4 +1,4 @@
-"""Reading JSON out of what a model said: strict JSON, else a fenced block, else the first balanced value.
+"""Reading JSON out of what a model said: strict JSON, else a fenced block, else the first balanced value that fits.
 
 The ladder's last rung, one repair call, belongs to the editor.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 KINDS: dict[str, tuple[type, ...]] = {
@@ -19,6 +20,8 @@ KINDS: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
 }
 FENCE = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
+OPENING = re.compile(r"[{\[]")
+MOST_OPENINGS = 200  # brackets in prose that are tried
 
 
 class MalformedReply(Exception):
@@ -27,18 +30,19 @@ class MalformedReply(Exception):
 
 def parse(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON object in a reply. Raises MalformedReply where there is none, or where it does not fit the schema."""
-    problem = "the reply holds no JSON object"
+    problem = ""
     for candidate in _candidates(text):
-        problem = misfit(candidate, schema)
-        if not problem and isinstance(candidate, dict):
+        found = misfit(candidate, schema)
+        if not found and isinstance(candidate, dict):
             return candidate
-    raise MalformedReply(problem)
+        problem = found if isinstance(candidate, dict) else problem or found
+    raise MalformedReply(problem or "the reply holds no JSON object")
 
 
 def misfit(value: Any, schema: Mapping[str, Any], path: str = "the reply") -> str:
     """What in a value does not fit a JSON schema (types, required, items, enum); empty if it fits."""
     kind = schema.get("type")
-    if kind and not isinstance(value, KINDS[kind]):
+    if kind and (not isinstance(value, KINDS[kind]) or (isinstance(value, bool) and kind != "boolean")):
         return f"{path} is not of type {kind}"
     if "enum" in schema and value not in schema["enum"]:
         return f"{path} is not one of {schema['enum']}"
@@ -56,19 +60,27 @@ def misfit(value: Any, schema: Mapping[str, Any], path: str = "the reply") -> st
     return ""
 
 
-def _candidates(text: str) -> list[Any]:
+def _candidates(text: str) -> Iterator[Any]:
     """The JSON values that a text may mean, the strictest reading first."""
-    found = []
     for source in (text, *FENCE.findall(text)):
         try:
-            found.append(json.loads(source))
-        except ValueError:
+            yield DECODER.decode(source)
+        except UNREADABLE:
             continue
-    decoder = json.JSONDecoder()
-    for start in (match.start() for match in re.finditer(r"[{\[]", text)):
+    end = 0
+    for opening in islice(OPENING.finditer(text), MOST_OPENINGS):
+        if opening.start() < end:
+            continue  # inside a value that was read
         try:
-            found.append(decoder.raw_decode(text, start)[0])
-        except ValueError:
+            value, end = DECODER.raw_decode(text, opening.start())
+        except UNREADABLE:
             continue
-        break
-    return found
+        yield value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse)  # the module's own would read NaN
+UNREADABLE = (ValueError, RecursionError)  # nested beyond reason is no JSON of ours

@@ -6,6 +6,7 @@
     started/<task_id>@<n>.<k>                    an attempt began
     journal/<task_id>@<n>.<k>.jsonl              its model calls
     results/<task_id>@<n>.<k>.completed.json     or .failed.json
+    details/<task_id>@<n>.<k>.json               its bulk: every step, and the test scores row by row
     logs/optimization_<task_id>.log
     checkpoint.json                              rendered from the above, never the source of truth
 
@@ -199,17 +200,28 @@ class RunArchive:
     def read_journal(self, attempt: Attempt) -> str:
         """The text of an attempt's journal; empty if it asked nothing."""
         try:
-            return self.blobs.read(f"journal/{attempt}.jsonl").decode("utf-8", "replace")
+            written = self.blobs.read(f"journal/{attempt}.jsonl")
         except FileNotFoundError:
             return ""
+        whole, newline, torn = written.rpartition(b"\n")
+        return (whole + newline).decode("utf-8", "surrogatepass") + torn.decode("utf-8", "replace")
 
     def save_result(self, attempt: Attempt, result: TaskResult) -> None:
-        """Write a finished attempt down, once."""
-        self.blobs.write(f"results/{attempt}.{result.status.value}.json", _text(result))
+        """Write a finished attempt down, once; its bulk first, and apart, so that status reads little."""
+        if result.steps or result.items:
+            self.blobs.write(f"details/{attempt}.json", _text(result))
+        self.blobs.write(f"results/{attempt}.{result.status.value}.json", _text(replace(result, steps=(), items={})))
 
     def load_result(self, name: str) -> TaskResult:
-        """The result in a file that `states` named."""
+        """The result in a file that `states` named, without steps and items."""
         return loads(TaskResult, self.blobs.read(f"results/{name}"))
+
+    def load_details(self, name: str) -> TaskResult:
+        """The same result whole. A failed attempt has no more to tell than its result file."""
+        try:
+            return loads(TaskResult, self.blobs.read(f"details/{_parse(name)}.json"))
+        except FileNotFoundError:
+            return self.load_result(name)
 
     def log_name(self, task_id: str) -> str:
         """The log of a task, relative to the run."""
@@ -231,10 +243,8 @@ class RunArchive:
             attempts.sort(key=lambda attempt: (attempt.submission, attempt.name))
         completed: dict[str, str] = {}
         failed: dict[str, str] = {}
-        for name in self.blobs.list("results"):
-            attempt = _parse(name)
-            if attempt is None:
-                continue
+        ended = [(attempt, name) for name in self.blobs.list("results") if (attempt := _parse(name))]
+        for attempt, name in sorted(ended, key=lambda pair: (pair[0].submission, pair[0].name)):
             if name.endswith(".completed.json"):
                 # a worker that outlived its parent may have finished the task too: the first result stands
                 completed.setdefault(attempt.task_id, name)

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from utils.errors import BudgetExhausted, CallError, Drained
@@ -132,7 +132,7 @@ class Door:
         key = request.key(f"{role} {self._models[role].name}")
         occurrence = self._asked[key]
         self._asked[key] += 1
-        return Call(request, key, occurrence)
+        return Call(replace(request, occurrence=occurrence), key, occurrence)
 
     async def _answer_all(self, role: Role, calls: Sequence[Call]) -> list[Entry]:
         known = [self._journal.find(call.key, call.occurrence) for call in calls]

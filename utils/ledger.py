@@ -8,6 +8,8 @@ sums of money are the same to the last bit whatever the order in which answers c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 from utils.errors import BudgetExhausted
 from utils.records import Accounts, Budget, Role, Spend, StopReason, Usage
@@ -30,9 +32,10 @@ class Ledger:
         if self.budget is None:
             return
         for reason, used, wanted, limit in self._limits(role, ceilings, elapsed_s):
-            if limit is not None and used + wanted > limit:
+            # added up as `charge` will do it: a sum in another order may be smaller by a rounding
+            if limit is not None and reduce(add, wanted, used) > limit:
                 left = max(0, limit - used)
-                raise BudgetExhausted(reason, f"{reason}: {wanted:g} wanted, {left:g} of {limit:g} left")
+                raise BudgetExhausted(reason, f"{reason}: {sum(wanted):g} wanted, {left:g} of {limit:g} left")
 
     def charge(self, spend: Spend, billed: Spend) -> None:
         """Enter one call that was answered, or that failed for good."""
@@ -41,21 +44,21 @@ class Ledger:
 
     def _limits(
         self, role: Role, ceilings: Sequence[tuple[Usage, float | None]], elapsed_s: float
-    ) -> list[tuple[StopReason, float, float, float | None]]:
+    ) -> list[tuple[StopReason, float, Sequence[float], float | None]]:
         assert self.budget is not None
         spent = self.logical
         tokens = sum(usage.tokens_in + usage.tokens_out for usage, _ in ceilings)
         # an unknown price cannot be shown to fit under a limit of money
         prices = [price if price is not None else float("inf") for _, price in ceilings]
         optimizer_calls = self.budget.optimizer_calls
-        rows: list[tuple[StopReason, float, float, float | None]] = []
+        rows: list[tuple[StopReason, float, Sequence[float], float | None]] = []
         if role is Role.TASK:
-            rows.append((StopReason.BUDGET_CALLS, spent.task_calls, len(ceilings), self.budget.task_calls))
+            rows.append((StopReason.BUDGET_CALLS, spent.task_calls, [len(ceilings)], self.budget.task_calls))
         if role is Role.OPTIMIZER:
             limit = self.budget.task_calls if optimizer_calls is None else optimizer_calls
-            rows.append((StopReason.BUDGET_CALLS, spent.optimizer_calls, len(ceilings), limit))
-        rows.append((StopReason.BUDGET_TOKENS, spent.tokens_in + spent.tokens_out, tokens, self.budget.tokens))
+            rows.append((StopReason.BUDGET_CALLS, spent.optimizer_calls, [len(ceilings)], limit))
+        rows.append((StopReason.BUDGET_TOKENS, spent.tokens_in + spent.tokens_out, [tokens], self.budget.tokens))
         usd = spent.usd if spent.usd is not None else float("inf")
-        rows.append((StopReason.BUDGET_USD, usd, sum(prices), self.budget.usd))
-        rows.append((StopReason.BUDGET_SECONDS, elapsed_s, 0.0, self.budget.seconds))
+        rows.append((StopReason.BUDGET_USD, usd, prices, self.budget.usd))
+        rows.append((StopReason.BUDGET_SECONDS, elapsed_s, [], self.budget.seconds))
         return rows

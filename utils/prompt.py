@@ -53,7 +53,8 @@ class Prompt:
     @property
     def placeholders(self) -> frozenset[str]:
         """The columns that the templates name (`demos` is not a column)."""
-        return frozenset(PLACEHOLDER.findall(self.system + self.user + self.output)) - {DEMOS}
+        named = [name for text in (self.system, self.user, self.output) for name in PLACEHOLDER.findall(text)]
+        return frozenset(named) - {DEMOS}
 
     @property
     def length(self) -> int:
@@ -71,20 +72,21 @@ class Prompt:
 
         block = "\n\n".join(self._show(demo) for demo in self.demos)
         system, user = self.system, self.user
-        if self.demos and f"{{{DEMOS}}}" not in system + user:
-            system = f"{system}\n\n{{{DEMOS}}}".lstrip()
+        slot = f"{{{DEMOS}}}"
+        if self.demos and slot not in system and slot not in user:
+            system = f"{system}\n\n{slot}" if system else slot
         values = {**inputs, DEMOS: block}
         system = fill(system, values)
         user = fill(user, values)
         if self.output:
-            user = f"{user}\n\n{fill(self.output, values)}"
+            user = f"{user}\n\n{fill(self.output, inputs)}"
         return (*([Message("system", system)] if system else []), Message("user", user))
 
     def _show(self, demo: Demo) -> str:
-        template = self.demo_template or "\n".join(
-            [*(f"{name}: {{{name}}}" for name in demo.inputs), "Answer: {target}"]
-        )
-        return fill(template, {**demo.inputs, TARGET: demo.target})
+        if self.demo_template:
+            return fill(self.demo_template, {**demo.inputs, TARGET: demo.target})
+        # not through a template: a column's name need not be one that a placeholder can have
+        return "\n".join([*(f"{name}: {value}" for name, value in demo.inputs.items()), f"Answer: {demo.target}"])
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ money is USD; times are seconds. What one holds is said here; who makes it and w
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -65,8 +66,9 @@ class Request:
     """One question to a model.
 
     `sample` tells apart repeats that should differ (the optimizer model at temperature 1). `item` and `prompt` are the
-    ids of the example asked and of the prompt used; they are for traces and for the simulated models, are never sent to
-    a provider, and are not part of the key.
+    ids of the example asked and of the prompt used; they are for traces and for the simulated models. `occurrence` says
+    how often the task asked the same before; the door fills it in. These three are never sent to a provider, and are
+    not part of the key.
     """
 
     messages: tuple[Message, ...]
@@ -75,6 +77,7 @@ class Request:
     sample: int = 0
     item: str = ""
     prompt: str = ""
+    occurrence: int = 0
 
     def key(self, model: str) -> str:
         """A hash of everything that decides the answer."""
@@ -313,8 +316,18 @@ class TaskSpec:
     def task_id(self) -> str:
         """A readable slug and a short hash of the full spec."""
         words = (self.dataset, self.optimizer, self.model.rpartition("/")[2], f"s{self.seed}")
-        slug = "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in word)[:28] for word in words)
+        slug = "-".join(re.sub(r"[^A-Za-z0-9._]", "_", word)[:28] for word in words).lstrip(".")
         return f"{slug}-{content_hash(self, 8)}"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that is asked, the task model first."""
+        return tuple(dict.fromkeys(filter(None, (self.model, self.optimizer_model, self.judge_model))))
+
+    @property
+    def is_simulated(self) -> bool:
+        """True where any answer comes from a simulated model: then the figures are no evidence about real ones."""
+        return any(name.startswith("sim/") for name in self.models)
 
     @property
     def optimizer_label(self) -> str:
@@ -397,7 +410,8 @@ class TaskResult:
     """All that is known of a finished attempt.
 
     `spent` is the optimization, which the budget limits; `scoring` is the choice among the finalists and the test, the
-    same for every optimizer. `items` are the test scores of the seed and of the final prompt, for paired statistics.
+    same for every optimizer. `items` are the test scores of the seed and of the final prompt, for paired statistics;
+    they and `steps` are the bulk of it, and are kept in a file of their own.
     """
 
     task_id: str
@@ -409,6 +423,7 @@ class TaskResult:
     scoring: Accounts = Accounts()
     initial: Standing | None = None
     final: Standing | None = None
+    gain: Interval | None = None  # of the final prompt over the seed prompt, paired on the test rows
     items: Mapping[str, tuple[ItemScore, ...]] = field(default_factory=dict)  # initial, final
     steps: tuple[Step, ...] = ()
     curve: tuple[tuple[int, float], ...] = ()  # (task calls, best validation mean so far)

@@ -114,7 +114,7 @@ def _mismatch(path: str, wanted: str, value: Any) -> UsageError:
 
 def _decode(cls: Any, value: Any, path: str) -> Any:
     if cls is Any or cls is object:
-        return _plain(value)
+        return _plain(value, path)
     origin = get_origin(cls)
     if origin is not None:
         return _decode_generic(cls, origin, value, path)
@@ -127,7 +127,7 @@ def _decode(cls: Any, value: Any, path: str) -> Any:
             raise _mismatch(path, f"one of {', '.join(str(item.value) for item in cls)}", value) from None
     if cls is float:
         if isinstance(value, dict) and set(value) == {FLOAT}:
-            return float(value[FLOAT])
+            return _untag(value[FLOAT], path)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
         raise _mismatch(path, "a number", value)
@@ -195,11 +195,17 @@ def _decode_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
     raise error or _mismatch(path, "null", value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, path: str) -> Any:
     if isinstance(value, dict):
         if set(value) == {FLOAT}:
-            return float(value[FLOAT])
-        return {key: _plain(item) for key, item in value.items()}
+            return _untag(value[FLOAT], path)
+        return {key: _plain(item, f"{path}.{key}".lstrip(".")) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item, f"{path}[{i}]") for i, item in enumerate(value)]
     return value
+
+
+def _untag(text: Any, path: str) -> float:
+    if text not in ("nan", "inf", "-inf"):
+        raise _mismatch(path, "nan, inf or -inf", text)
+    return float(text)

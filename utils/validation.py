@@ -1,10 +1,61 @@
-"""What people type, made regular and refused early: list options, and the question before a large run."""
+"""What people type, made regular and refused early: values, list options, and the question before a large run."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 from utils.errors import UsageError
+
+OPTION = re.compile(r"--[a-z][a-z-]*(=.*)?")
+
+
+def refuse_missing_values(argv: Sequence[str], valued: Iterable[str]) -> None:
+    """Raises UsageError where an option that needs a value is followed by another option, or by nothing."""
+    known = set(valued)
+    for word, following in pairwise([*argv, "--end"]):
+        if word in known and OPTION.fullmatch(following):
+            raise UsageError(f"{word} has no value; write one after it, or leave the option out")
+
+
+def whole_number(option: str, text: str) -> int:
+    """The whole number that was typed after an option. Raises UsageError."""
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is not a whole number; write it as 42") from None
+
+
+def any_number(option: str, text: str) -> float:
+    """The finite number that was typed after an option. Raises UsageError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{option} {text!r} is not a number; write it as 2.5")
+    return number
+
+
+def named(option: str, values: Sequence[str] | None) -> tuple[str, ...]:
+    """The names that were typed after an option, none if it was not given. Raises UsageError where it names nothing."""
+    names = split_names(values or ())
+    if values is not None and not names:
+        raise UsageError(
+            f"{option} {' '.join(values)!r} names nothing; name something, or leave the option out for all"
+        )
+    return names
+
+
+def one_of_seeds(seed: int | None, seeds: Sequence[str] | None) -> tuple[int, ...]:
+    """The seeds that were typed, none if there are none. Raises UsageError where both options were given."""
+    if seed is not None and seeds is not None:
+        raise UsageError("--seed and --seeds are both given; give one")
+    if seeds is None:
+        return () if seed is None else (seed,)
+    return tuple(whole_number("--seeds", text) for text in named("--seeds", seeds))
 
 
 def spread_lists(argv: Sequence[str], list_options: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The laws that every optimizer keeps, on a problem of ten examples a split; a new row of OPTIMIZERS is tested by existing.
+"""The laws that every optimizer keeps, on a problem of ten examples a split; a new row is tested by existing.
 
 1. A budget is never exceeded.
 2. Killed after any answer, and resumed: the result of the uninterrupted run; nothing answered is asked again.
@@ -37,7 +37,9 @@ from utils.records import Budget, Example, Request, Role, TaskResult, TaskSpec
 from utils.serialization import content_hash, encode
 
 VARIANTS = {"few_shot": {"max_trials": 6}}  # small enough for the budgets below
-WORDS = "amber birch cedar dune ember fjord grove heath inlet jetty knoll larch moor north ocean pine quay reef".split()
+WORDS = tuple(
+    "amber birch cedar dune ember fjord grove heath inlet jetty knoll larch moor north ocean pine quay reef".split()  # noqa: SIM905
+)
 
 
 def example(split: str, number: int) -> Example:
@@ -191,7 +193,7 @@ class Jumbled(Scripted):
         super().__init__(steady)
         self._order = Random(seed)
 
-    async def complete(self, request: Request):  # noqa: ANN201
+    async def complete(self, request: Request):
         for _ in range(self._order.randrange(6)):
             await asyncio.sleep(0)
         return await super().complete(request)

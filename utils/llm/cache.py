@@ -23,7 +23,7 @@ from utils.serialization import dumps, loads
 LEASE_S = 900.0  # longer than any call with its retries: a living pid may be somebody else's by then
 
 SCHEMA = """
-create table if not exists answers (key text primary key, completion text not null, payer text not null);
+create table if not exists answers (key text primary key, completion blob not null, payer text not null);
 create table if not exists claims (key text primary key, pid integer not null, since real not null);
 """
 
@@ -57,9 +57,10 @@ class AnswerStore:
 
     def put(self, key: str, completion: Completion, payer: str) -> None:
         """Store an answer and let go of the claim."""
+        content = dumps(completion).encode("utf-8", "surrogatepass")  # a cut emoji is no text to SQLite
         with self._db:
             self._db.execute("begin")
-            self._db.execute("insert or ignore into answers values (?, ?, ?)", (key, dumps(completion), payer))
+            self._db.execute("insert or ignore into answers values (?, ?, ?)", (key, content, payer))
             self._db.execute("delete from claims where key = ?", (key,))
 
     def release(self, key: str) -> None:
@@ -105,7 +106,8 @@ class Cached:
             found = self._store.find(key)
             if found is not None:
                 completion, payer = found
-                lost = payer == self._payer and key not in self._own
+                # asked before, it was journalled before; only a first asking can find its own answer lost
+                lost = payer == self._payer and key not in self._own and request.occurrence == 0
                 self._own.add(key)
                 return completion if lost else replace(completion, cached=True, latency_s=0.0)
             if self._store.claim(key):

@@ -6,41 +6,51 @@ price is not known the money is unknown, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from utils.records import Forecast, Request
+from utils.records import Forecast, Request, Role
 
 Range = tuple[float, float, float]  # low, likely, high
+LIKELY = 1
 
 CHARACTERS_A_TOKEN = 4  # of English; a tokenizer would say more exactly, for one model
 ANSWER_TOKENS: Range = (20, 150, 400)
+REWRITTEN_TOKENS: Range = (0, 50, 500)  # what an editor adds to a prompt
 EDIT_TOKENS_IN: Range = (300, 900, 4000)
 EDIT_TOKENS_OUT: Range = (80, 300, 1000)
+JUDGE_FRAME_TOKENS: Range = (200, 300, 500)  # the rubric and the expected answer; the judge reads the answer as well
+VERDICT_TOKENS: Range = (10, 60, 200)
 CALL_S = 1.5  # of a real model; of a simulated one far less
 SIMULATED_CALL_S = 0.001
+
+Price = tuple[float, float] | None  # USD a token read and a token written; None: unknown
 
 
 @dataclass(frozen=True)
 class Need:
     """What one task will ask for.
 
-    `scoring` are the calls of the final choice and the test; `tokens_in` is the mean length of a rendered prompt;
-    prices are USD a token for input and output, None where unknown.
+    `scoring` are the calls of the final choice and the test; `tokens_in` is the mean length of a rendered prompt,
+    `demo_tokens` what the optimizer's demos add to it. A judged task asks the judge about every answer. `simulated`:
+    all its models are, and its money is play money.
     """
 
     forecast: Forecast
     scoring: tuple[int, int, int]
     tokens_in: float
-    price: tuple[float, float] | None
-    editor_price: tuple[float, float] | None
+    price: Price
+    editor_price: Price
     simulated: bool
+    demo_tokens: Range = (0.0, 0.0, 0.0)
+    is_judged: bool = False
+    judge_price: Price = None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The sum over all tasks."""
+    """The sum over all tasks; `usd` is real money, `usd_simulated` play money."""
 
     tasks: int
     task_calls: Range
@@ -48,13 +58,23 @@ class Estimate:
     tokens: Range
     usd: Range | None
     seconds: float
+    judge_calls: Range = (0.0, 0.0, 0.0)
+    usd_simulated: Range = (0.0, 0.0, 0.0)
 
     def as_dict(self) -> dict[str, Any]:
-        names = ("low", "likely", "high")
-        ranges = {"task_calls": self.task_calls, "optimizer_calls": self.optimizer_calls, "tokens": self.tokens}
-        shown = {name: dict(zip(names, map(round, values), strict=True)) for name, values in ranges.items()}
-        usd = None if self.usd is None else dict(zip(names, (round(v, 6) for v in self.usd), strict=True))
-        return {"tasks": self.tasks, **shown, "usd": usd, "seconds": round(self.seconds)}
+        counts = {
+            "task_calls": self.task_calls,
+            "optimizer_calls": self.optimizer_calls,
+            "judge_calls": self.judge_calls,
+            "tokens": self.tokens,
+        }
+        return {
+            "tasks": self.tasks,
+            **{name: _named(values, 0) for name, values in counts.items()},
+            "usd": None if self.usd is None else _named(self.usd, 6),
+            "usd_simulated": _named(self.usd_simulated, 6),
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def prompt_tokens(requests: Iterable[Request]) -> float:
@@ -65,28 +85,49 @@ def prompt_tokens(requests: Iterable[Request]) -> float:
 
 def estimate(needs: Iterable[Need], places: int) -> Estimate:
     """The cost of all tasks, run `places` calls at a time."""
-    task_calls, optimizer_calls, tokens, usd = [0.0] * 3, [0.0] * 3, [0.0] * 3, [0.0] * 3
+    calls = {role: [0.0] * 3 for role in Role}
+    tokens, real, play = [0.0] * 3, [0.0] * 3, [0.0] * 3
     priced, seconds, count = True, 0.0, 0
     for need in needs:
         count += 1
-        priced = priced and need.price is not None and need.editor_price is not None
-        seconds += _likely_seconds(need) / max(1, places)
+        usd = play if need.simulated else real
+        pace = SIMULATED_CALL_S if need.simulated else CALL_S
         for i in range(3):
-            calls, edits = need.forecast.task_calls[i] + need.scoring[i], need.forecast.optimizer_calls[i]
-            task_calls[i] += calls
-            optimizer_calls[i] += edits
-            tokens[i] += calls * (need.tokens_in + ANSWER_TOKENS[i]) + edits * (EDIT_TOKENS_IN[i] + EDIT_TOKENS_OUT[i])
-            if need.price and need.editor_price:
-                usd[i] += calls * (need.tokens_in * need.price[0] + ANSWER_TOKENS[i] * need.price[1])
-                usd[i] += edits * (EDIT_TOKENS_IN[i] * need.editor_price[0] + EDIT_TOKENS_OUT[i] * need.editor_price[1])
+            for role, asked, tokens_in, tokens_out, price in _uses(need, i):
+                calls[role][i] += asked
+                tokens[i] += asked * (tokens_in + tokens_out)
+                seconds += asked * pace / max(1, places) if i == LIKELY else 0.0
+                priced = priced and price is not None
+                if price is not None:
+                    usd[i] += asked * (tokens_in * price[0] + tokens_out * price[1])
     return Estimate(
-        count, _range(task_calls), _range(optimizer_calls), _range(tokens), _range(usd) if priced else None, seconds
+        count,
+        _range(calls[Role.TASK]),
+        _range(calls[Role.OPTIMIZER]),
+        _range(tokens),
+        _range(real) if priced else None,
+        seconds,
+        _range(calls[Role.JUDGE]),
+        _range(play),
     )
 
 
-def _likely_seconds(need: Need) -> float:
-    calls = need.forecast.task_calls[1] + need.scoring[1] + need.forecast.optimizer_calls[1]
-    return calls * (SIMULATED_CALL_S if need.simulated else CALL_S)
+def _uses(need: Need, i: int) -> Iterator[tuple[Role, float, float, float, Price]]:
+    """Who is asked how often, with how many tokens in and out, at which price: least (0), likely (1) or most (2)."""
+    answers = need.forecast.task_calls[i] + need.scoring[i]
+    edits = need.forecast.optimizer_calls[i]
+    grown = REWRITTEN_TOKENS[i] if need.forecast.optimizer_calls[2] else 0.0
+    prompt = need.tokens_in + need.demo_tokens[i] + grown
+    yield Role.TASK, answers, prompt, ANSWER_TOKENS[i], need.price
+    yield Role.OPTIMIZER, edits, EDIT_TOKENS_IN[i] + need.tokens_in, EDIT_TOKENS_OUT[i], need.editor_price
+    if need.is_judged:
+        read = need.tokens_in + JUDGE_FRAME_TOKENS[i] + ANSWER_TOKENS[i]
+        yield Role.JUDGE, answers, read, VERDICT_TOKENS[i], need.judge_price
+
+
+def _named(values: Range, digits: int) -> dict[str, float]:
+    rounded = (round(value, digits) if digits else round(value) for value in values)
+    return dict(zip(("low", "likely", "high"), rounded, strict=True))
 
 
 def _range(values: list[float]) -> Range:

@@ -6,7 +6,6 @@ One dict a task, one for the run. Everything that is shown in a terminal or writ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from utils.archive import RunArchive, TaskState

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from utils.prompt import DEMOS
 from utils.serialization import FLOAT
 
 Row = dict[str, Any]
 
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all control characters but tab and newline
 STYLES = {"completed": "green", "failed": "red", "running": "cyan", "pending": "dim"}
-SIMULATED = "simulated: these figures show the mechanics of optimizers, they are no evidence about real models"
+SLOT = f"{{{DEMOS}}}"
+SIMULATED = "simulated: the mechanics of optimizers, no evidence about real models; sim$ is play money"
 
 
 def number(value: Any) -> float:
@@ -28,11 +33,25 @@ def number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def money(usd: float | None) -> str:
-    """An amount, with as many digits as it needs; a question mark where no price is known."""
+def money(usd: float | None, *, simulated: bool = False) -> str:
+    """An amount, with as many digits as it needs; a question mark where no price is known; play money says so.
+
+    >>> money(2.5), money(0.0125), money(0.0125, simulated=True), money(None)
+    ('$2.50', '$0.0125', 'sim$0.0125', '$?')
+    """
+    sign = "sim$" if simulated else "$"
     if usd is None:
-        return "$?"
-    return f"${usd:,.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"
+        return f"{sign}?"
+    if 0 < usd < 0.0001:
+        return f"<{sign}0.0001"
+    return f"{sign}{usd:,.2f}" if usd >= 1 or usd == 0 else f"{sign}{usd:.4f}"
+
+
+def both_moneys(real: float | None, play: float | None) -> str:
+    """Real and play money side by side; what there is none of is left out, unless there is none at all."""
+    if real == 0 and play != 0:
+        return money(play, simulated=True)
+    return money(real) + (f" and {money(play, simulated=True)}" if play != 0 else "")
 
 
 def duration(seconds: float | None) -> str:
@@ -62,6 +81,15 @@ def total_paid(tasks: Iterable[Row]) -> float | None:
     return None if any(amount is None for amount in amounts) else sum(amount or 0.0 for amount in amounts)
 
 
+def cost(tasks: Sequence[Row], *, shared: int = 1) -> str:
+    """What some tasks cost, or a `shared`-th of it, real money and play money apart."""
+    amounts = [total_paid(task for task in tasks if task["simulated"] is kind) for kind in (False, True)]
+    real, play = (None if amount is None else amount / shared for amount in amounts)
+    if all(task["simulated"] for task in tasks):
+        return money(play, simulated=True)
+    return both_moneys(real, play)
+
+
 def label(task: Row) -> str:
     """The optimizer with its overridden parameters."""
     params = ",".join(f"{name}={value}" for name, value in task["optimizer_params"].items())
@@ -76,48 +104,157 @@ def cells(tasks: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
     return grouped
 
 
+def printable(value: Any) -> Any:
+    """The same with all texts fit for a terminal: rows and prompts may hold escape codes, or half an emoji."""
+    if isinstance(value, str):
+        return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    return [printable(item) for item in value] if isinstance(value, list) else value
+
+
+def figure(value: float, form: str) -> str:
+    """A number in a form; a dash where there is none.
+
+    >>> figure(0.5, "+.2f"), figure(math.nan, "+.2f")
+    ('+0.50', '-')
+    """
+    return "-" if math.isnan(value) else format(value, form)
+
+
 def results(overview: Row) -> RenderableType:
     """The table at the end: a line a cell, means over its seeds, best first within a dataset and model."""
-    table = _table(_title(overview))
-    models = len({task["model"] for task in overview["tasks"]}) > 1
-    for name in ("dataset", *(["model"] if models else []), "optimizer"):
-        table.add_column(name, overflow="fold")
-    for name in ("done", "seed", "test (95 %)", "gain (95 %)", "verdict", "calls", "cost", "time"):
-        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
-    before = None
+    overview = printable(overview)
+    grid = Grid(COLUMNS, all_done=overview["status"] == "completed")
     for (dataset, model, optimizer), tasks in _ranked(overview["tasks"]):
-        if before not in (None, (dataset, model)):
-            table.add_section()
-        shown = dataset if before != (dataset, model) else ""
-        before = (dataset, model)
-        table.add_row(escape(shown), *([escape(model)] if models else []), escape(optimizer), *_figures(tasks))
+        grid.add(f"{dataset} · {model}", [Text(optimizer), *_figures(tasks)])
     failed = [task for task in overview["tasks"] if task["error"]]
-    notes = [Text(SIMULATED, style="yellow")] if overview["simulated"] else []
-    return Group(table, *map(_failure, failed[:8]), *_more(len(failed) - 8), *notes)
+    return Group(
+        Text(),
+        _title(overview),
+        Text(),
+        grid,
+        Text(),
+        *map(_failure, failed[:8]),
+        *_more(len(failed) - 8),
+        *_notes(overview),
+    )
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of results; those of the greatest `drop` go first where the terminal is narrow."""
+
+    name: str
+    justify: Literal["left", "right"] = "right"
+    drop: int = 0  # 0: never
+
+
+COLUMNS = (
+    Column("optimizer", "left"),
+    Column("done", drop=3),
+    Column("seed", drop=2),
+    Column("test (95 %)"),
+    Column("gain (95 %)"),
+    Column("verdict", "left"),
+    Column("calls", drop=4),
+    Column("cost", drop=1),
+    Column("time", drop=5),
+)
+
+
+class Grid:
+    """Lines in groups, a heading over each, columns aligned over all; fits itself to the width that there is."""
+
+    GAP, INDENT, LEAST = 2, 2, 16  # columns between two columns, before a line, and of the first column
+
+    def __init__(self, columns: Sequence[Column], *, all_done: bool) -> None:
+        self._columns = columns
+        self._all_done = all_done
+        self._groups: dict[str, list[list[Text]]] = {}
+
+    def add(self, heading: str, cells: list[Text]) -> None:
+        self._groups.setdefault(heading, []).append(cells)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [line for group in self._groups.values() for line in group]
+        widths = [
+            max([len(column.name), *(line[i].cell_len for line in lines)]) for i, column in enumerate(self._columns)
+        ]
+        kept = self._fitting(widths, options.max_width)
+        room = options.max_width - self.INDENT - sum(widths[i] + self.GAP for i in kept[1:])
+        widths[0] = min(widths[0], max(room, self.LEAST))
+        yield self._line([Text(column.name, style="bold") for column in self._columns], kept, widths)
+        yield Text(
+            "─" * min(options.max_width, self.INDENT + sum(widths[i] + self.GAP for i in kept) - self.GAP), "dim"
+        )
+        for number, (heading, group) in enumerate(self._groups.items()):
+            if number:
+                yield Text()
+            yield Text(heading, style="bold", overflow="fold")
+            for cells in group:
+                first, *more = folded(cells[0].plain, widths[0])
+                yield self._line([Text(first), *cells[1:]], kept, widths)
+                yield from (Text(" " * (2 * self.INDENT) + text) for text in more)
+
+    def _fitting(self, widths: Sequence[int], room: int) -> list[int]:
+        """The columns that fit beside a first column of the least width; "done" stays while something is not."""
+        kept = list(range(len(widths)))
+        order = sorted((i for i in kept if self._columns[i].drop), key=lambda i: -self._columns[i].drop)
+        while order:
+            first = min(widths[0], max(self.LEAST, room // 3))
+            if self.INDENT + first + sum(self.GAP + widths[i] for i in kept[1:]) <= room:
+                break
+            out = order.pop(0)
+            if self._columns[out].name != "done" or self._all_done:
+                kept.remove(out)
+        return kept
+
+    def _line(self, cells: Sequence[Text], kept: Sequence[int], widths: Sequence[int]) -> Text:
+        line = Text(" " * self.INDENT, no_wrap=True, overflow="ellipsis")
+        for i in kept:
+            blank = " " * (widths[i] - cells[i].cell_len)
+            parts = (cells[i], blank) if self._columns[i].justify == "left" else (blank, cells[i])
+            line.append_text(Text.assemble(*parts, " " * self.GAP))
+        line.rstrip()
+        return line
+
+
+def folded(text: str, width: int) -> list[str]:
+    """A label in lines of a width, broken after a comma or a colon where there is one.
+
+    >>> folded("few_shot:max_trials=5,surrogate=random", 24)
+    ['few_shot:max_trials=5,', 'surrogate=random']
+    """
+    lines = [""]
+    for piece in re.split(r"(?<=[,:])", text):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [line[i : i + width] for line in lines for i in range(0, max(1, len(line)), width)]
 
 
 def tasks_table(overview: Row) -> RenderableType:
-    """A line a task, and under it what changed in the prompt."""
-    table = _table(_title(overview))
-    for name in ("task", "status", "stopped by", "validation", "test", "gain", "calls", "cost", "time", "attempts"):
-        table.add_column(name, overflow="fold")
-    for task in overview["tasks"]:
-        style = STYLES[task["status"]]
-        table.add_row(
-            escape(task["task_id"]),
-            Text(task["status"], style=style),
-            task["stop_reason"] or "",
-            _change(task, "validation"),
-            _change(task, "test"),
-            _interval(task["gain"], signed=True),
-            _calls(task["spent"]["logical"]) if task["spent"] else "",
-            money(paid(task)),
-            duration(task["seconds"]),
-            str(task["attempts"]),
-        )
-    prompts = [_prompt(task) for task in overview["tasks"] if task["final"]]
-    failures = [_failure(task) for task in overview["tasks"] if task["error"]]
-    return Group(table, *prompts, *failures)
+    """Every task: how it ended, its scores, what it spent, and what changed in the prompt."""
+    overview = printable(overview)
+    blocks = [block for task in overview["tasks"] for block in (Text(), *_task(task))]
+    return Group(_title(overview), *blocks, Text(), *_notes(overview))
+
+
+def _task(task: Row) -> list[RenderableType]:
+    status = Text(f"  {task['status']}", style=STYLES[task["status"]])
+    how = [f"stopped: {task['stop_reason']}"] if task["stop_reason"] and not task["error"] else []
+    how += [f"{task['attempts']} attempts"] if task["attempts"] > 1 else []
+    head = Text.assemble((task["task_id"], "bold"), status, ", ".join(["", *how]))
+    if task["error"]:
+        return [head, Text(f"  {task['error']['class']}: {task['error']['message']}", style="red")]
+    if not task["final"]:
+        return [head]
+    scores = [f"  {split:10} {_change(task, split)}" for split in ("validation", "test")]
+    scores.append(f"  {'gain':10} {_interval(task['gain'], signed=True)} on test")
+    spent = [f"  {name:10} {_spent(task, key)}" for name, key in (("search", "spent"), ("scoring", "scoring"))]
+    spent[0] += f", {duration(number(task['seconds']))}"
+    return [head, *map(Text, [*scores, *spent]), *_prompt(task)]
 
 
 def runs_table(overviews: Sequence[Row]) -> RenderableType:
@@ -125,15 +262,15 @@ def runs_table(overviews: Sequence[Row]) -> RenderableType:
     table = _table()
     for name in ("run", "created", "status", "tasks", "failed", "cost"):
         table.add_column(name, no_wrap=True)
-    for overview in overviews:
+    for overview in map(printable, overviews):
         counts = [task["status"] for task in overview["tasks"]]
         table.add_row(
             escape(overview["run_id"]),
-            overview["created"],
+            escape(str(overview["created"])[:19].replace("T", " ") + " UTC"),
             Text(overview["status"], style=STYLES.get(overview["status"], "yellow")),
             f"{counts.count('completed')}/{len(counts)}",
             str(counts.count("failed")),
-            money(total_paid(overview["tasks"])) + (" simulated" if overview["simulated"] else ""),
+            cost(overview["tasks"]),
         )
     return table
 
@@ -166,27 +303,37 @@ def _ranked(tasks: Iterable[Row]) -> list[tuple[tuple[str, str, str], list[Row]]
     return sorted(grouped.items(), key=rank)
 
 
-def _figures(tasks: Sequence[Row]) -> list[RenderableType]:
+def _figures(tasks: Sequence[Row]) -> list[Text]:
+    """The cells of a line after the optimizer's name: means over the tasks that are done."""
     done = [task for task in tasks if task["final"]]
     failed = sum(task["status"] == "failed" for task in tasks)
-    count = f"{len(done)}/{len(tasks)}" + (f" ({failed} failed)" if failed else "")
+    count = Text(f"{len(done)}/{len(tasks)}", style="red" if failed else "")
     if not done:
-        return [Text(count, style="red" if failed else ""), *[""] * 7]
+        blank = [Text() for _ in range(7)]
+        return [count, *blank[:3], Text(f"{failed} failed" if failed else "", style="red"), *blank[4:]]
     low, high = _mean(done, "final", "low"), _mean(done, "final", "high")
     # seeds share the test rows, so averaging them does not narrow the interval
     gain = tuple(fmean(number(task["gain"][part]) for task in done) for part in ("mean", "low", "high"))
-    says = "" if all(task["optimizer"] == "no_op" for task in done) else verdict(gain)  # type: ignore[arg-type]
-    calls = fmean(task["spent"]["logical"]["task_calls"] for task in done)
+    is_unchanged = all(task["initial"]["prompt"] == task["final"]["prompt"] for task in done)
+    says = "unchanged" if is_unchanged else verdict((gain[0], gain[1], gain[2]))
     return [
-        Text(count, style="red" if failed else ""),
-        f"{_mean(done, 'initial', 'mean'):.3f}",
-        Text.assemble((f"{_mean(done, 'final', 'mean'):.3f}", "bold"), f" {low:.2f}-{high:.2f}"),
-        f"{gain[0]:+.3f} ±{(gain[2] - gain[1]) / 2:.2f}",
+        count,
+        Text(figure(_mean(done, "initial", "mean"), ".3f")),
+        Text.assemble((figure(_mean(done, "final", "mean"), ".3f"), "bold"), _span(low, high)),
+        Text("" if is_unchanged else f"{figure(gain[0], '+.3f')}{_around(gain[1], gain[2])}"),
         Text(says, style={"better": "green", "worse": "red"}.get(says, "dim")),
-        f"{calls:,.0f}",
-        money(total_paid(tasks)),
-        duration(sum(number(task["seconds"]) for task in done)),
+        Text(f"{fmean(task['spent']['logical']['task_calls'] for task in done):,.0f}"),
+        Text(cost(done, shared=len(done))),
+        Text(duration(fmean(number(task["seconds"]) for task in done))),
     ]
+
+
+def _span(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" {low:.2f}-{high:.2f}"
+
+
+def _around(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" ±{(high - low) / 2:.2f}"
 
 
 def _mean(tasks: Sequence[Row], which: str, part: str) -> float:
@@ -194,11 +341,27 @@ def _mean(tasks: Sequence[Row], which: str, part: str) -> float:
     return fmean(values) if values else math.nan
 
 
-def _title(overview: Row) -> str:
-    counts = [task["status"] for task in overview["tasks"]]
-    words = f"{counts.count('completed')} of {len(counts)} tasks completed"
+def _title(overview: Row) -> Text:
+    tasks = overview["tasks"]
+    counts = [task["status"] for task in tasks]
+    status = Text(overview["status"], style=STYLES.get(overview["status"], "yellow"))
+    words = f", {counts.count('completed')} of {len(counts)} tasks completed"
     failed = counts.count("failed")
-    return f"{escape(overview['run_id'])}: {overview['status']}, {words}" + (f", {failed} failed" if failed else "")
+    is_final = all(status in ("completed", "failed") for status in counts)
+    words += f", {failed} failed" if failed else ""
+    words += f", {cost(tasks)}" + ("" if is_final else " for those that are done")
+    return Text.assemble((f"run {overview['run_id']}", "bold"), ": ", status, words)
+
+
+def _notes(overview: Row) -> list[Text]:
+    """What to know when reading the figures."""
+    done = [task for task in overview["tasks"] if task["final"]]
+    several = len(cells(done)) < len(done)
+    unanswered = sum(task["final"]["scores"]["test"]["failed"] for task in done)
+    notes = ["calls, cost and time: the mean of a task"] if several else []
+    notes += [f"{unanswered} test calls were not answered; they are in no mean"] if unanswered else []
+    lines = [Text(text, style="dim") for text in notes]
+    return [*lines, Text(SIMULATED, style="yellow")] if overview["simulated"] else lines
 
 
 def _failure(task: Row) -> Text:
@@ -215,6 +378,8 @@ def _interval(value: Row | None, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     mean, low, high = (number(value[part]) for part in ("mean", "low", "high"))
     failed = f", {value['failed']} not answered" if value["failed"] else ""
+    if math.isnan(mean):
+        return f"-{failed}"
     return f"{mean:{sign}.3f} ({low:{sign}.2f} to {high:{sign}.2f}{failed})"
 
 
@@ -222,23 +387,33 @@ def _change(task: Row, split: str) -> str:
     if not task["final"]:
         return ""
     before, after = (task[which]["scores"][split] for which in ("initial", "final"))
-    return f"{number(before['mean']):.3f} to {_interval(after)}"
+    return f"{figure(number(before['mean']), '.3f')} to {_interval(after)}"
 
 
-def _calls(spend: Row) -> str:
-    return f"{spend['task_calls']} + {spend['optimizer_calls']} + {spend['judge_calls']}"
+def _spent(task: Row, key: str) -> str:
+    logical, billed = task[key]["logical"], task[key]["billed"]
+    names = (("task_calls", "task"), ("optimizer_calls", "optimizer"), ("judge_calls", "judge"))
+    calls = " + ".join(f"{logical[name]:,} {word}" for name, word in names if logical[name] or name == "task_calls")
+    tokens = f"{billed['tokens_in']:,} tokens in, {billed['tokens_out']:,} out"
+    usd = None if billed["usd"] is None else number(billed["usd"])
+    return f"{calls} calls, {tokens}, {money(usd, simulated=task['simulated'])}"
 
 
-def _prompt(task: Row) -> RenderableType:
-    title = Text(f"\n{task['task_id']}", style="bold")
+def _prompt(task: Row) -> list[Text]:
+    """What changed in the prompt, part by part."""
     initial, final = task["initial"]["prompt"], task["final"]["prompt"]
     if initial == final:
-        return Group(title, Text("  prompt unchanged", style="dim"))
+        return [Text("  prompt     unchanged", style="dim")]
     lines = []
     for part in ("system", "user", "output"):
-        if initial[part] != final[part]:
-            lines += [Text(f"  - {part}: {initial[part]}", style="red"), Text(f"  + {part}: {final[part]}", "green")]
+        after = final[part] if SLOT in initial[part] else final[part].replace(SLOT, "").strip()
+        if initial[part].strip() != after:
+            lines += [_part("-", part, initial[part], "red"), _part("+", part, final[part], "green")]
     if final["demos"]:
         ids = ", ".join(demo["example_id"] for demo in final["demos"])
-        lines.append(Text(f"  + {len(final['demos'])} demos: {ids}", style="green"))
-    return Group(title, *lines)
+        lines.append(_part("+", "demos", f"{len(final['demos'])}: {ids}", "green"))
+    return lines
+
+
+def _part(sign: str, name: str, text: str, style: str) -> Text:
+    return Text(f"  {sign} {name:8} " + text.strip().replace("\n", "\n" + " " * 13), style=style)

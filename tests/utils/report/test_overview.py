@@ -1,0 +1,89 @@
+"""The state of a run as plain data: statuses, figures that survive JSON, one reading of each result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.utils.report.runs import done, failed, nan_result, spec, written
+from utils.archive import Attempt, Claim, Kind
+from utils.records import Status
+from utils.report.overview import Overview, run_status, task_row
+from utils.serialization import dumps
+
+A, B, C = (spec(seed) for seed in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("statuses", "stopped", "says"),
+    [
+        ("completed completed", False, "completed"),
+        ("completed failed", True, "failed"),
+        ("completed pending", False, "running"),
+        ("completed running", True, "running"),
+        ("completed pending", True, "interrupted"),
+        ("failed pending", True, "interrupted"),
+        ("pending", False, "running"),
+    ],
+)
+def test_the_status_of_a_run_follows_from_its_tasks(statuses: str, stopped: bool, says: str) -> None:
+    assert run_status([{"status": status} for status in statuses.split()], stopped=stopped) == says
+
+
+def test_every_task_of_the_plan_has_a_row_in_its_order(tmp_path: Path) -> None:
+    archive, plan = written(tmp_path, done(B), failed(A), tasks=(C, A, B))
+    claim = Claim(tmp_path / "r" / archive.started_name(Attempt(C.task_id, 1, "001")), patience=1)
+    shown = Overview(archive, plan).render()
+    claim.release()
+    assert [task["task_id"] for task in shown["tasks"]] == [task.task_id for task in plan.tasks]
+    assert [task["status"] for task in shown["tasks"]] == ["running", "failed", "completed"]
+    assert [task["attempts"] for task in shown["tasks"]] == [1, 1, 1]
+    assert (shown["run_id"], shown["status"], shown["simulated"]) == ("r", "running", False)
+
+
+def test_a_row_has_the_same_keys_whatever_came_of_the_task() -> None:
+    rows = [task_row(A, None), task_row(A, done(A)), task_row(A, failed(A)), task_row(A, nan_result(A))]
+    assert all(row.keys() == rows[0].keys() for row in rows)
+
+
+def test_a_failure_is_its_class_and_message_without_a_traceback() -> None:
+    assert task_row(A, failed(A))["error"] == {"class": "auth", "message": "refused"}
+
+
+def test_the_row_is_json_even_where_nothing_is_known() -> None:
+    row = task_row(A, nan_result(A))
+    assert json.loads(dumps(row))["gain"]["mean"] == {"$float": "nan"}
+
+
+def test_the_figures_are_those_of_the_result() -> None:
+    row = task_row(A, done(A))
+    assert row["final"]["scores"]["test"]["mean"] == 0.75
+    assert row["gain"]["mean"] == 0.25
+    assert (row["spent"]["billed"]["usd"], row["seconds"], row["stop_reason"]) == (0.2, 12.0, "max_iterations")
+
+
+@pytest.mark.parametrize("change", [{"model": "sim/standard"}, {"optimizer_model": "sim/x"}, {"judge_model": "sim/x"}])
+def test_one_simulated_model_makes_a_row_simulated(change: dict) -> None:
+    assert task_row(spec(**change), None)["simulated"]
+
+
+def test_a_result_is_read_once_however_often_one_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, plan = written(tmp_path, done(A), tasks=(A, B))
+    reads: list[str] = []
+    read = archive.blobs.read
+    monkeypatch.setattr(archive.blobs, "read", lambda name: (reads.append(name), read(name))[1])
+    overview = Overview(archive, plan)
+    assert overview.render() == overview.render()
+    assert [name.split("/")[0] for name in reads].count("results") == 1
+
+
+def test_a_new_look_sees_what_has_happened_since(tmp_path: Path) -> None:
+    archive, plan = written(tmp_path, failed(A), tasks=(A,))
+    overview = Overview(archive, plan)
+    assert overview.render()["status"] == "failed"
+    archive.submit(Kind.RETRY, [A], "later")
+    assert overview.render(stopped=True)["status"] == "interrupted"
+    archive.save_result(Attempt(A.task_id, 2, "002"), done(A))
+    assert overview.render()["tasks"][0]["status"] == Status.COMPLETED

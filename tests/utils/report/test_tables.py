@@ -1,0 +1,205 @@
+"""Tables: texts of rows and models are shown, never obeyed; what is unknown is a dash, not a number."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from tests.strategies import json_values, texts
+from tests.utils.report.runs import HOSTILE, done, failed, nan_result, spec
+from utils.records import TaskResult, TaskSpec
+from utils.report.overview import run_status, task_row
+from utils.report.tables import (
+    cells,
+    duration,
+    money,
+    number,
+    paid,
+    printable,
+    results,
+    runs_table,
+    tasks_table,
+    total_paid,
+    verdict,
+)
+
+A, B = spec(1), spec(2)
+
+
+def overview(*tasks: tuple[TaskSpec, TaskResult | None], **more: Any) -> dict[str, Any]:
+    rows = [task_row(task, result) for task, result in tasks]
+    base = {
+        "run_id": "r",
+        "created": "2026-01-02T03:04:05+00:00",
+        "status": run_status(rows, stopped=True),
+        "simulated": any(row["simulated"] for row in rows),
+        "versions": {},
+        "tasks": rows,
+    }
+    return {**base, **more}
+
+
+def shown(what: RenderableType, width: int = 160, *, styled: bool = False) -> str:
+    """What a terminal, or a file, would get, in bytes that are UTF-8."""
+    stream = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    Console(file=stream, width=width, force_terminal=styled, color_system="truecolor" if styled else None).print(what)
+    stream.flush()
+    return stream.buffer.getvalue().decode("utf-8")  # type: ignore[attr-defined]
+
+
+HOSTILE_TASK = spec(dataset=HOSTILE, optimizer=HOSTILE, model=f"m/{HOSTILE}", optimizer_params={HOSTILE: HOSTILE})
+HOSTILE_RUN = overview(
+    (HOSTILE_TASK, done(HOSTILE_TASK, system=HOSTILE)),
+    (replace(HOSTILE_TASK, seed=2), failed(HOSTILE_TASK, HOSTILE)),
+    run_id=HOSTILE,
+    created=HOSTILE,
+)
+
+
+@pytest.mark.parametrize(
+    "table", [results, tasks_table, lambda run: runs_table([run])], ids=["results", "tasks", "runs"]
+)
+def test_text_of_rows_and_models_is_shown_and_not_obeyed(table: Any) -> None:
+    text = shown(table(HOSTILE_RUN), width=1000)
+    assert "[red]bold[/red]" in text
+    assert not [character for character in text if ord(character) < 32 and character != "\n"]
+    styled = shown(table(HOSTILE_RUN), width=1000, styled=True)
+    assert "\x1b[2J" not in styled
+    assert "\x1b]" not in styled
+
+
+@given(texts)
+def test_any_prompt_can_be_shown(text: str) -> None:
+    changed = done(A, system=text)
+    assert shown(tasks_table(overview((A, changed))))
+
+
+@given(json_values)
+def test_printable_text_is_utf8_without_control_characters_and_numbers_stay(value: object) -> None:
+    cleaned = printable({"x": value})
+    repr(cleaned).encode("utf-8")
+    if isinstance(value, int | float | None):
+        assert repr(cleaned["x"]) == repr(value)
+
+
+def test_printable_text_keeps_lines_and_letters() -> None:
+    assert printable("a\n\té 😀 “x”") == "a\n\té 😀 “x”"
+    assert printable(["\x1b", {"\x07": "\ud83d"}]) == ["�", {"�": "�"}]
+
+
+@pytest.mark.parametrize(
+    "table", [results, tasks_table, lambda run: runs_table([run])], ids=["results", "tasks", "runs"]
+)
+def test_what_is_not_known_is_a_dash(table: Any) -> None:
+    text = shown(table(overview((A, nan_result(A)))))
+    assert "nan" not in text.replace("finance", "")
+
+
+def test_a_task_that_is_not_done_has_no_figures() -> None:
+    text = shown(results(overview((A, None), (B, failed(B)))))
+    assert "0/2" in text
+    assert "0.000" not in text
+
+
+def test_seeds_share_a_line_and_variants_do_not() -> None:
+    variant = spec(optimizer_params={"k": 1})
+    grouped = cells([task_row(task, None) for task in (A, B, variant)])
+    assert {key[2]: len(rows) for key, rows in grouped.items()} == {"few_shot": 2, "few_shot:k=1": 1}
+
+
+def test_the_best_comes_first_and_the_unfinished_last() -> None:
+    tasks = {name: spec(optimizer=name) for name in ("worst", "best", "unended", "middle")}
+    scores = {"worst": 0.3, "best": 0.8, "middle": 0.5}
+    run = overview(
+        *((task, done(task, after=scores[name]) if name in scores else None) for name, task in tasks.items())
+    )
+    text = shown(results(run))
+    assert sorted(tasks, key=text.index) == ["best", "middle", "worst", "unended"]
+
+
+def test_every_error_is_named_up_to_eight() -> None:
+    tasks = [spec(seed) for seed in range(10)]
+    text = shown(results(overview(*((task, failed(task, f"reason {task.seed}.")) for task in tasks))))
+    assert [f"reason {seed}." in text for seed in range(10)] == [True] * 8 + [False] * 2
+    assert "2 more failed" in text
+
+
+def test_a_simulated_result_says_so() -> None:
+    task = spec(model="sim/standard")
+    for table in (results, tasks_table):
+        assert "simulated" in shown(table(overview((task, done(task)))))
+        assert "simulated" not in shown(table(overview((A, done(A)))))
+
+
+def test_what_changed_in_the_prompt_is_shown_line_by_line() -> None:
+    text = shown(tasks_table(overview((A, done(A, system="Think\nhard.")))))
+    assert "Answer." in text
+    assert "Think\n" in text
+    assert "hard." in text
+    assert "unchanged" in shown(tasks_table(overview((A, done(A, system="Answer.")))))
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 300])
+def test_a_table_fits_any_terminal(width: int) -> None:
+    run = overview((A, done(A)), (spec(optimizer="x" * 60), done(spec(optimizer="x" * 60))))
+    for table in (results(run), tasks_table(run), runs_table([run])):
+        assert max(map(len, shown(table, width).splitlines())) <= width
+
+
+# --------------------------------------------------------------------------- figures
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"), [(None, "$?"), (0.0, "$0.00"), (0.0012, "$0.0012"), (1234.5, "$1,234.50"), (1e-6, "<$0.0001")]
+)
+def test_money_has_the_digits_it_needs_and_is_never_rounded_to_nothing(usd: float | None, text: str) -> None:
+    assert money(usd) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (math.nan, "-"), (0, "0.0s"), (61, "1:01"), (3599.7, "1:00:00"), (7384, "2:03:04")],
+)
+def test_a_time_is_read_at_a_glance(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_missing_number_is_no_zero() -> None:
+    assert math.isnan(number(None))
+    assert math.isnan(number({"$float": "nan"}))
+    assert number(0) == 0
+
+
+def test_one_unknown_price_makes_the_total_unknown() -> None:
+    row = task_row(A, done(A))
+    assert paid(row) == pytest.approx(0.25)
+    unknown = {**row, "spent": {**row["spent"], "billed": {**row["spent"]["billed"], "usd": None}}}
+    assert paid(unknown) is None
+    assert total_paid([row, unknown]) is None
+    assert total_paid([row, task_row(B, None)]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("gain", "says"),
+    [
+        ((0.2, 0.1, 0.3), "better"),
+        ((-0.2, -0.3, -0.1), "worse"),
+        ((0.1, 0.0, 0.2), "not detectable"),
+        ((0.1, -0.1, 0.3), "not detectable"),
+        ((math.nan, math.nan, math.nan), ""),
+    ],
+)
+def test_a_verdict_says_no_more_than_the_interval(gain: tuple[float, float, float], says: str) -> None:
+    assert verdict(gain) == says
+
+
+@given(st.floats(0, 1e6))
+def test_every_amount_above_nothing_looks_like_something(usd: float) -> None:
+    assert (money(usd) in ("$0.00", "$0.0000")) == (usd == 0)

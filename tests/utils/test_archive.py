@@ -1,0 +1,389 @@
+"""A run as files: the state of every task is read off names, and every write is whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.strategies import same, task_results
+from utils.archive import Attempt, Claim, Folder, Kind, RunArchive, TaskState, is_claimed, local_archive
+from utils.dataset_specs.base import Splits
+from utils.errors import ErrorKind, UsageError
+from utils.records import Example, Failure, RunPlan, Status, StopReason, TaskResult, TaskSpec
+
+ROOT = Path(__file__).parents[2]
+A, B, C = (TaskSpec("toy", "no_op", "sim/standard", seed) for seed in (1, 2, 3))
+TASKS = (A, B, C)
+IDS = [task.task_id for task in TASKS]
+
+
+class Memory:
+    """Blobs in a dict that counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.listings = 0
+        self.reads = 0
+
+    def read(self, name: str) -> bytes:
+        self.reads += 1
+        try:
+            return self.files[name]
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+    def write(self, name: str, content: bytes) -> None:
+        self.files[name] = content
+
+    def appender(self, name: str):
+        def append(text: str) -> None:
+            self.files[name] = self.files.get(name, b"") + text.encode()
+
+        return append
+
+    def list(self, folder: str) -> list[str]:
+        self.listings += 1
+        prefix = f"{folder}/" if folder else ""
+        rest = [name[len(prefix) :] for name in self.files if name.startswith(prefix)]
+        return sorted({name.split("/")[0] for name in rest})
+
+
+@pytest.fixture
+def archive() -> RunArchive:
+    return RunArchive(Memory(), "r")
+
+
+def attempt(spec: TaskSpec, submission: int = 1, name: str = "001") -> Attempt:
+    return Attempt(spec.task_id, submission, name)
+
+
+def start(archive: RunArchive, which: Attempt) -> None:
+    archive.blobs.write(archive.started_name(which), b"")
+
+
+def end(archive: RunArchive, which: Attempt, status: Status = Status.COMPLETED, seconds: float = 1.0) -> None:
+    error = Failure(ErrorKind.AUTH, "refused") if status is Status.FAILED else None
+    archive.save_result(which, TaskResult(which.task_id, status, StopReason.ERROR, seconds, True, error=error))
+
+
+def status(archive: RunArchive, spec: TaskSpec = A) -> Status:
+    return archive.states(TASKS)[spec.task_id].status
+
+
+def plan(*tasks: TaskSpec, **more: object) -> RunPlan:
+    return RunPlan("r", "2026-01-01T00:00:00+00:00", tasks, **more)  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------- states
+
+
+def test_a_task_that_nobody_touched_is_pending(archive: RunArchive) -> None:
+    assert archive.states(TASKS) == {task.task_id: TaskState() for task in TASKS}
+    archive.submit(Kind.NEW, TASKS, "now")
+    assert status(archive) is Status.PENDING
+
+
+def test_a_task_runs_while_its_owner_lives_and_is_pending_once_it_is_gone(tmp_path: Path) -> None:
+    archive = local_archive(tmp_path, "r")
+    archive.submit(Kind.NEW, TASKS, "now")
+    claim = Claim(tmp_path / "r" / archive.started_name(attempt(A)), "me", patience=1)
+    assert (status(archive, A), status(archive, B)) == (Status.RUNNING, Status.PENDING)
+    claim.release()
+    assert status(archive, A) is Status.PENDING
+    assert archive.states(TASKS)[A.task_id].attempts == (attempt(A),)
+
+
+def test_a_completed_task_is_completed_whatever_else_is_there(archive: RunArchive) -> None:
+    archive.submit(Kind.NEW, TASKS, "now")
+    end(archive, attempt(A))
+    assert status(archive) is Status.COMPLETED
+    archive.submit(Kind.RETRY, TASKS, "later")
+    end(archive, attempt(A, 2, "002"), Status.FAILED)
+    assert status(archive) is Status.COMPLETED
+
+
+def test_a_failed_task_is_failed_until_it_is_dispatched_again(archive: RunArchive) -> None:
+    archive.submit(Kind.NEW, TASKS, "now")
+    start(archive, attempt(A))
+    end(archive, attempt(A), Status.FAILED)
+    assert status(archive) is Status.FAILED
+    archive.submit(Kind.RETRY, [B], "later")
+    assert status(archive) is Status.FAILED
+    archive.submit(Kind.RETRY, [A], "later")
+    assert status(archive) is Status.PENDING
+    start(archive, attempt(A, 3, "002"))
+    assert [a.name for a in archive.states(TASKS)[A.task_id].attempts] == ["001", "002"]
+    end(archive, attempt(A, 3, "002"), Status.FAILED)
+    assert status(archive) is Status.FAILED
+
+
+def test_a_retried_task_that_completes_is_completed(archive: RunArchive) -> None:
+    archive.submit(Kind.NEW, TASKS, "now")
+    end(archive, attempt(A), Status.FAILED)
+    archive.submit(Kind.RETRY, [A], "later")
+    end(archive, attempt(A, 2, "002"))
+    state = archive.states(TASKS)[A.task_id]
+    assert state.status is Status.COMPLETED
+    assert archive.load_result(state.result).status is Status.COMPLETED
+
+
+def test_a_task_that_was_never_sent_can_fail(archive: RunArchive) -> None:
+    archive.submit(Kind.NEW, TASKS, "now")
+    end(archive, attempt(A, 1, "unsent"), Status.FAILED)
+    assert archive.states(TASKS)[A.task_id] == TaskState(Status.FAILED, (), f"{A.task_id}@1.unsent.failed.json")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"), [((1, "001"), (1, "002")), ((2, "001"), (10, "002")), ((9, "002"), (10, "001"))]
+)
+def test_of_two_completed_attempts_the_earlier_stands(
+    archive: RunArchive, earlier: tuple[int, str], later: tuple[int, str]
+) -> None:
+    end(archive, attempt(A, *earlier), seconds=1.0)
+    before = archive.states(TASKS)[A.task_id].result
+    end(archive, attempt(A, *later), seconds=2.0)
+    assert archive.states(TASKS)[A.task_id].result == before
+    assert archive.load_result(before).seconds == 1.0
+
+
+def test_attempts_are_in_the_order_in_which_they_began(archive: RunArchive) -> None:
+    for submission, name in ((10, "003"), (2, "002"), (1, "001")):
+        start(archive, attempt(A, submission, name))
+    assert [a.submission for a in archive.states(TASKS)[A.task_id].attempts] == [1, 2, 10]
+
+
+def test_files_of_other_makers_are_no_attempts(archive: RunArchive) -> None:
+    for name in ("started/README", "results/notes.txt", "results/x@y.z.json", "started/@1.001"):
+        archive.blobs.write(name, b"")
+    assert archive.states(TASKS) == {task.task_id: TaskState() for task in TASKS}
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["submit", "start", "complete", "fail", "die"]), st.sampled_from(TASKS)), max_size=15
+)
+
+
+@given(steps)
+def test_every_transition_ends_in_the_state_that_the_story_says(story: list[tuple[str, TaskSpec]]) -> None:
+    """The same story told to the files and to a model of it."""
+    alive: set[str] = set()
+    archive = RunArchive(Memory(), "r", alive.__contains__)
+    latest = dict.fromkeys(IDS, 0)
+    begun: dict[str, list[Attempt]] = {task: [] for task in IDS}
+    expected = dict.fromkeys(IDS, Status.PENDING)
+    for event, spec in story:
+        task = spec.task_id
+        current = begun[task][-1] if begun[task] else None
+        if event == "submit":
+            latest[task] = archive.submit(Kind.RESUME, [spec], "now").number
+            if expected[task] is Status.FAILED:
+                expected[task] = Status.PENDING
+        elif event == "start" and latest[task] and expected[task] is Status.PENDING:
+            begun[task].append(attempt(spec, latest[task], f"{len(begun[task]) + 1:03d}"))
+            start(archive, begun[task][-1])
+            alive.add(archive.started_name(begun[task][-1]))
+            expected[task] = Status.RUNNING
+        elif expected[task] is Status.RUNNING and current and event != "start":
+            alive.discard(archive.started_name(current))
+            expected[task] = Status.PENDING
+            if event == "complete" or (event == "fail" and current.submission == latest[task]):
+                expected[task] = Status.COMPLETED if event == "complete" else Status.FAILED
+                end(archive, current, expected[task])
+        assert {name: state.status for name, state in archive.states(TASKS).items()} == expected
+
+
+def test_states_cost_two_listings_however_many_tasks(archive: RunArchive) -> None:
+    many = [replace(A, seed=seed) for seed in range(500)]
+    archive.submit(Kind.NEW, many, "now")
+    for task in many:
+        start(archive, attempt(task))
+    assert isinstance(archive.blobs, Memory)
+    archive.blobs.listings = archive.blobs.reads = 0
+    archive.states(many)
+    assert archive.blobs.listings == 3  # started, results, submissions
+    assert archive.blobs.reads == 1
+
+
+# --------------------------------------------------------------------------- plan, submissions, results
+
+
+def test_a_plan_and_its_extensions_are_their_union_in_order(archive: RunArchive) -> None:
+    assert not archive.exists()
+    archive.save_plan(plan(B, A, settings={"x": 1}, data_hashes={"toy": "h"}))
+    archive.save_plan(plan(A, C, settings={"x": 2}, data_hashes={"other": "g"}))
+    whole = archive.load_plan()
+    assert whole.tasks == (B, A, C)
+    assert whole.settings == {"x": 1}
+    assert whole.data_hashes == {"toy": "h", "other": "g"}
+    assert archive.exists()
+
+
+def test_more_than_ten_extensions_stay_in_order(archive: RunArchive) -> None:
+    tasks = [replace(A, seed=seed) for seed in range(12)]
+    for task in tasks:
+        archive.save_plan(plan(task))
+        archive.submit(Kind.EXTEND, [task], "now")
+    assert archive.load_plan().tasks == tuple(tasks)
+    assert [submission.number for submission in archive.submissions()] == list(range(1, 13))
+
+
+def test_an_unknown_run_is_refused_with_the_way_out(archive: RunArchive) -> None:
+    with pytest.raises(UsageError, match=r"unknown run 'r'; .*--list-runs"):
+        archive.load_plan()
+
+
+@given(task_results)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_result_is_read_as_it_was_written(result: TaskResult) -> None:
+    archive, which = RunArchive(Memory(), "r"), attempt(A)
+    archive.save_result(which, result)
+    name = f"{which}.{result.status.value}.json"
+    assert same(archive.load_details(name), result)
+    assert same(archive.load_result(name), replace(result, steps=(), items={}))
+
+
+def test_a_result_is_not_there_before_its_details_are(archive: RunArchive) -> None:
+    assert isinstance(archive.blobs, Memory)
+    written: list[str] = []
+    write = archive.blobs.write
+    archive.blobs.write = lambda name, content: (written.append(name), write(name, content))  # type: ignore[method-assign]
+    result = TaskResult(A.task_id, Status.COMPLETED, StopReason.EXHAUSTED, 1.0, True, items={"final": ()})
+    archive.save_result(attempt(A), result)
+    assert [name.split("/")[0] for name in written] == ["details", "results"]
+
+
+def test_rows_are_kept_once_and_shared_by_tasks_of_one_source(archive: RunArchive) -> None:
+    rows = Splits((Example("a", {"q": "1"}, "x"),), (Example("b", {"q": "2"}, "y", ("x", "y")),), (), "h", ("note",))
+    archive.save_splits(A, rows)
+    archive.save_splits(A, replace(rows, data_hash="changed"))
+    assert archive.load_splits(B) == rows
+    assert archive.load_splits(replace(A, test_mode=True)) is None
+    assert archive.load_splits(replace(A, data="sample")) is None
+
+
+# --------------------------------------------------------------------------- bytes
+
+
+def test_a_journal_is_read_while_it_is_written(tmp_path: Path) -> None:
+    archive = local_archive(tmp_path, "r")
+    assert archive.read_journal(attempt(A)) == ""
+    write = archive.journal(attempt(A))
+    for line in ("one\n", "zwei é\n"):
+        write(line)
+    assert local_archive(tmp_path, "r").read_journal(attempt(A)) == "one\nzwei é\n"
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path)
+    folder.write("results/x.json", b"old")
+
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    for name in ("results/x.json", "results/y.json"):
+        with pytest.raises(KeyboardInterrupt):
+            folder.write(name, b"new")
+    assert folder.read("results/x.json") == b"old"
+    assert folder.list("results") == ["x.json"]
+
+
+def test_two_readers_see_the_old_or_the_new_and_nothing_between(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    contents = {bytes([65 + i]) * 200_000 for i in range(4)}
+    folder.write("checkpoint.json", min(contents))
+    seen: set[bytes] = set()
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(Folder(tmp_path).read("checkpoint.json"))
+
+    readers = [threading.Thread(target=look) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for _ in range(15):
+        for content in sorted(contents):
+            folder.write("checkpoint.json", content)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert seen
+    assert seen <= contents
+    assert folder.list("") == ["checkpoint.json"]
+
+
+def test_two_archives_of_one_run_agree(tmp_path: Path) -> None:
+    first, second = local_archive(tmp_path, "r"), local_archive(tmp_path, "r")
+    first.save_plan(plan(*TASKS))
+    first.submit(Kind.NEW, TASKS, "now")
+    start(first, attempt(B))
+    end(first, attempt(A))
+    assert second.load_plan().tasks == TASKS
+    assert first.states(TASKS) == second.states(TASKS)
+    first.write_checkpoint({"x": float("nan"), "cut": "\ud83d"})
+    assert json.loads(second.blobs.read("checkpoint.json"))["x"] == {"$float": "nan"}
+
+
+def test_a_folder_that_is_not_there_is_empty_and_a_file_is_not_found(tmp_path: Path) -> None:
+    assert Folder(tmp_path / "none").list("results") == []
+    with pytest.raises(FileNotFoundError):
+        Folder(tmp_path).read("plan.json")
+
+
+# --------------------------------------------------------------------------- claims
+
+HOLD = """
+import sys
+from pathlib import Path
+from utils.archive import Claim
+Claim(Path(sys.argv[1]), "them")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    path = tmp_path / "started" / "x"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    yield path, process
+    process.kill()
+    process.communicate()
+
+
+def test_a_kill_lets_go_of_a_claim(held: tuple[Path, subprocess.Popen[str]]) -> None:
+    path, process = held
+    assert is_claimed(path)
+    with pytest.raises(BlockingIOError):
+        Claim(path, "me", patience=2, pause_s=0.0)
+    assert path.read_text() == "them"
+    process.kill()
+    process.wait()
+    assert not is_claimed(path)
+    Claim(path, "me", patience=1).release()
+    assert path.read_text() == "me"
+
+
+def test_a_look_does_not_take_a_claim(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert not is_claimed(path)
+    assert not path.exists()
+    claim = Claim(path, "me", patience=1)
+    assert [is_claimed(path), is_claimed(path)] == [True, True]
+    claim.release()
+    assert not is_claimed(path)
+    Claim(path, patience=1).release()

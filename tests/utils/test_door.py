@@ -1,0 +1,459 @@
+"""The one door: whole batches, journalled before they are used, in order, and never paid twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.models import Scripted, Shuffled, constant, failing, fickle, listed
+from utils.door import Door, Stopwatch
+from utils.errors import BudgetExhausted, CallError, Drained, ErrorKind
+from utils.journal import Entry, Journal, read_line
+from utils.ledger import Ledger
+from utils.records import Budget, Completion, Message, Request, Role, Spend, StopReason
+from utils.serialization import encode
+
+
+def ask(*words: str, **more: Any) -> list[Request]:
+    return [Request((Message("user", word),), **more) for word in words]
+
+
+def texts(answers: Sequence[Completion | CallError]) -> list[str]:
+    return [answer.text if isinstance(answer, Completion) else f"error: {answer.kind}" for answer in answers]
+
+
+def echo(request: Request, count: int) -> str:
+    return f"re {request.messages[-1].content}"
+
+
+class Clock:
+    """A clock that goes on by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Tape:
+    """A journal file in memory."""
+
+    def __init__(self, *earlier: str) -> None:
+        self.earlier = earlier
+        self.lines: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for entry in map(read_line, self.lines) if isinstance(entry, Entry)]
+
+    def journal(self) -> Journal:
+        journal = Journal(self.lines.append)
+        for text in self.earlier:
+            journal.read(text)
+        return journal
+
+
+@contextmanager
+def opened(model: Scripted, tape: Tape | None = None, budget: Budget | None = None, **more: Any) -> Iterator[Door]:
+    models = dict.fromkeys(Role, model)
+    door = Door(models, (tape or Tape()).journal(), Ledger(budget), **{"clock": lambda: 0.0, **more})
+    try:
+        yield door
+    finally:
+        door.close()
+
+
+# --------------------------------------------------------------------------- order
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=12), st.integers(1, 12))
+def test_answers_come_in_the_order_of_the_questions_whatever_the_concurrency(waits: list[int], in_flight: int) -> None:
+    words = [f"q{i}" for i in range(len(waits))]
+    model = Shuffled(echo, turns=lambda count: waits[count])
+    with opened(model, in_flight=in_flight) as door:
+        assert texts(door.ask(Role.TASK, ask(*words))) == [f"re {word}" for word in words]
+    assert model.most_open <= in_flight
+
+
+def test_calls_are_made_at_once_as_far_as_allowed() -> None:
+    model = Shuffled(echo, turns=lambda count: 5)
+    with opened(model, in_flight=3) as door:
+        door.ask(Role.TASK, ask(*"abcdefg"))
+    assert model.most_open == 3
+
+
+@given(st.permutations(range(6)))
+def test_sums_are_the_same_to_the_bit_in_any_order_of_arrival(order: list[int]) -> None:
+    class Priced(Shuffled):
+        async def complete(self, request: Request) -> Completion:
+            answer = await super().complete(request)
+            usd = 0.1 + int(request.messages[0].content) / 7
+            return Completion(answer.text, answer.usage, usd)
+
+    spent = []
+    for turns in (lambda count: 0, lambda count: order[count]):
+        with opened(Priced(echo, turns)) as door:
+            door.ask(Role.TASK, ask(*"012345"))
+            spent.append(door.total)
+    assert spent[0] == spent[1]
+
+
+def test_nothing_asked_is_nothing_answered() -> None:
+    with opened(constant("x"), budget=Budget(0)) as door:
+        assert door.ask(Role.TASK, []) == []
+
+
+# --------------------------------------------------------------------------- budget
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason"),
+    [
+        (Budget(task_calls=2), StopReason.BUDGET_CALLS),
+        (Budget(tokens=10), StopReason.BUDGET_TOKENS),
+        (Budget(usd=0.0025), StopReason.BUDGET_USD),
+    ],
+)
+def test_nothing_of_a_batch_is_sent_when_it_does_not_fit(budget: Budget, reason: StopReason) -> None:
+    model, tape = constant("x"), Tape()
+    with opened(model, tape, budget) as door, pytest.raises(BudgetExhausted) as caught:
+        door.ask(Role.TASK, ask("a", "b", "c"))
+    assert caught.value.reason == reason
+    assert (model.requests, tape.lines, door.total.logical) == ([], [], Spend())
+
+
+def test_a_batch_that_did_not_fit_leaves_no_trace_in_the_next_one() -> None:
+    tape = Tape()
+    with opened(fickle(), tape, Budget(task_calls=2)) as door:
+        with pytest.raises(BudgetExhausted):
+            door.ask(Role.TASK, ask("a", "b", "c"))
+        door.ask(Role.TASK, ask("a"))
+    assert [entry.occurrence for entry in tape.entries] == [0]
+
+
+def test_answers_out_of_the_journal_are_charged_like_new_ones() -> None:
+    tape = Tape()
+    with opened(fickle(), tape, Budget(task_calls=3)) as door:
+        door.ask(Role.TASK, ask("a", "b"))
+        first = door.total
+    with opened(fickle(), Tape(tape.text), Budget(task_calls=3)) as door:
+        door.ask(Role.TASK, ask("a", "b"))
+        assert door.total == first
+        with pytest.raises(BudgetExhausted):
+            door.ask(Role.TASK, ask("c", "d"))
+
+
+def test_a_failed_call_counts_as_a_call_and_costs_nothing() -> None:
+    with opened(failing(ErrorKind.BAD_REQUEST)) as door:
+        assert texts(door.ask(Role.TASK, ask("a"))) == ["error: bad_request"]
+        assert (door.total.logical, door.total.billed) == (Spend(task_calls=1), Spend())
+
+
+def test_other_books_begin_empty_and_the_total_keeps_both() -> None:
+    with opened(constant("x"), budget=Budget(task_calls=1)) as door:
+        door.ask(Role.TASK, ask("a"))
+        door.with_ledger(Ledger())
+        door.ask(Role.TASK, ask("b", "c"))
+        assert door.ledger.logical.task_calls == 2
+        assert door.total.logical.task_calls == 3
+
+
+# --------------------------------------------------------------------------- replay
+
+
+def drive(door: Door) -> list[str]:
+    """A course of calls that depends on the answers, as an optimizer's does."""
+    said = texts(door.ask(Role.TASK, ask("a", "b", "a")))
+    said += texts(door.ask(Role.OPTIMIZER, ask(said[0], sample=1)))
+    return said + texts(door.ask(Role.JUDGE, ask("a", said[-1])))
+
+
+def test_a_replay_makes_no_call_and_gives_the_same_answers_and_sums() -> None:
+    tape = Tape()
+    with opened(fickle(), tape) as door:
+        first, total = drive(door), door.total
+    model, again = fickle(), Tape(tape.text)
+    with opened(model, again) as door:
+        assert drive(door) == first
+        assert (door.total, door.sent, door.stray) == (total, 0, Spend())
+    assert (model.requests, again.lines) == ([], [])
+
+
+@given(st.integers(0, 6), st.booleans())
+def test_what_a_kill_left_is_completed_and_nothing_answered_is_asked_again(kept: int, torn: bool) -> None:
+    tape = Tape()
+    with opened(Scripted(echo), tape) as door:
+        whole = drive(door)
+    rest = "".join(tape.lines[:kept]) + (tape.lines[kept][:30] if torn and kept < len(tape.lines) else "")
+    model, again = Scripted(echo), Tape(rest)
+    with opened(model, again) as door:
+        assert drive(door) == whole
+        assert door.sent == len(model.requests) == len(tape.lines) - kept
+        assert door.total.billed.calls == len(tape.lines)
+
+
+def test_the_same_question_asked_twice_is_two_calls() -> None:
+    tape = Tape()
+    with opened(fickle(), tape) as door:
+        said = texts(door.ask(Role.TASK, ask("a", "a"))) + texts(door.ask(Role.TASK, ask("a")))
+    assert said == ["answer 0", "answer 1", "answer 2"]
+    with opened(failing(), Tape(tape.text)) as door:
+        assert texts(door.ask(Role.TASK, ask("a", "a", "a"))) == said
+
+
+def test_the_same_question_to_another_role_is_another_call() -> None:
+    tape = Tape()
+    with opened(fickle(), tape) as door:
+        door.ask(Role.TASK, ask("a"))
+        assert texts(door.ask(Role.OPTIMIZER, ask("a"))) == ["answer 1"]
+    assert [entry.role for entry in tape.entries] == [Role.TASK, Role.OPTIMIZER]
+
+
+def test_a_failure_is_replayed_as_it_was() -> None:
+    tape = Tape()
+    with opened(failing(ErrorKind.CONTENT_FILTER, "declined"), tape) as door:
+        door.ask(Role.TASK, ask("a"))
+    with opened(constant("x"), Tape(tape.text)) as door:
+        [error] = door.ask(Role.TASK, ask("a"))
+    assert isinstance(error, CallError)
+    assert (error.kind, error.message) == (ErrorKind.CONTENT_FILTER, "declined")
+
+
+def test_an_answer_is_in_the_journal_before_anybody_is_told_of_it() -> None:
+    tape, told = Tape(), []
+    with opened(constant("x"), tape) as door:
+        door.listen = lambda: told.append(len(tape.lines))
+        door.ask(Role.TASK, ask("a", "b"))
+    assert told == [1, 2]
+
+
+def test_an_answer_that_cannot_be_journalled_is_not_used() -> None:
+    def append(line: str) -> None:
+        raise OSError("disk full")
+
+    model = constant("x")
+    door = Door({Role.TASK: model}, Journal(append), Ledger())
+    with pytest.raises(OSError, match="disk full"):
+        door.ask(Role.TASK, ask("a"))
+    assert door.total.logical == Spend()
+    door.close()
+
+
+def test_money_for_calls_that_are_not_asked_again_is_stray() -> None:
+    tape = Tape()
+    with opened(constant("x"), tape) as door:
+        door.ask(Role.TASK, ask("a", "b"))
+    with opened(constant("x"), Tape(tape.text)) as door:
+        door.ask(Role.TASK, ask("a"))
+        assert door.stray == Spend.of(Role.TASK, tape.entries[1].completion.usage, 0.001)  # type: ignore[union-attr]
+
+
+# --------------------------------------------------------------------------- stops
+
+
+def draining_after(count: int, tape: Tape) -> Callable[[], bool]:
+    return lambda: len(tape.lines) >= count
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_a_drain_finishes_and_journals_what_is_in_flight(in_flight: int) -> None:
+    tape = Tape()
+    model = Shuffled(echo, turns=lambda count: count % 3)
+    with opened(model, tape, in_flight=in_flight, draining=draining_after(1, tape)) as door:
+        with pytest.raises(Drained):
+            door.ask(Role.TASK, ask(*"abcdefgh"))
+        assert door.open == 0
+    assert 1 <= len(model.requests) == len(tape.lines) <= in_flight
+
+
+def test_a_drained_task_goes_on_where_it_was() -> None:
+    tape = Tape()
+    with opened(Scripted(echo), tape, in_flight=2, draining=draining_after(3, tape)) as door, pytest.raises(Drained):
+        door.ask(Role.TASK, ask(*"abcdefgh"))
+    with opened(Scripted(echo), Tape(tape.text)) as door:
+        assert texts(door.ask(Role.TASK, ask(*"abcdefgh"))) == [f"re {word}" for word in "abcdefgh"]
+        assert door.sent == 8 - len(tape.lines)
+
+
+def test_once_draining_nothing_is_sent_and_replay_still_answers() -> None:
+    tape = Tape()
+    with opened(constant("x"), tape) as door:
+        door.ask(Role.TASK, ask("a"))
+    model = constant("x")
+    with opened(model, Tape(tape.text), draining=lambda: True) as door:
+        assert texts(door.ask(Role.TASK, ask("a"))) == ["x"]
+        with pytest.raises(Drained):
+            door.ask(Role.TASK, ask("b"))
+    assert model.requests == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ErrorKind if kind.stops_provider])
+def test_an_error_that_stops_the_provider_is_raised_and_not_journalled(kind: ErrorKind) -> None:
+    tape = Tape()
+    script = Scripted(lambda request, count: CallError(kind, "refused") if count == 1 else "x")
+    with opened(script, tape) as door, pytest.raises(CallError) as caught:
+        door.ask(Role.TASK, ask("a", "b", "c"))
+    assert caught.value.kind is kind
+    assert [entry.failed for entry in tape.entries] == [None, None]  # its peers in flight were paid, and are kept
+    with opened(constant("y"), Tape(tape.text)) as door:
+        assert texts(door.ask(Role.TASK, ask("a", "b", "c"))) == ["x", "y", "x"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ErrorKind if not kind.stops_provider])
+def test_every_other_error_is_an_outcome_of_its_call_alone(kind: ErrorKind) -> None:
+    with opened(listed("x", CallError(kind, "no"), "y")) as door:
+        assert texts(door.ask(Role.TASK, ask("a", "b", "c"))) == ["x", f"error: {kind}", "y"]
+
+
+def test_a_defect_of_a_model_is_raised_after_its_peers_were_journalled() -> None:
+    def answer(request: Request, count: int) -> str:
+        if count == 0:
+            raise ZeroDivisionError
+        return "x"
+
+    tape = Tape()
+    with opened(Scripted(answer), tape) as door, pytest.raises(ZeroDivisionError):
+        door.ask(Role.TASK, ask("a", "b"))
+    assert len(tape.lines) == 1
+
+
+def test_every_model_is_closed_once() -> None:
+    model, editor = constant("x"), constant("y")
+    models = {Role.TASK: model, Role.JUDGE: model, Role.OPTIMIZER: editor}
+    Door(models, Tape().journal(), Ledger()).close()
+    assert (model.closed, editor.closed) == (1, 1)
+
+
+# --------------------------------------------------------------------------- time
+
+
+def run_against_the_clock(tape: Tape, limit: float, a_call: float, later: float) -> tuple[int, str]:
+    """Ask one call after the other until stopped, each taking `a_call`, the code between two calls `later`."""
+    clock = Clock()
+
+    def answer(request: Request, count: int) -> str:
+        clock.now += a_call
+        return "x"
+
+    with opened(Scripted(answer), tape, Budget(10**6, seconds=limit), clock=clock) as door:
+        for number in range(100):
+            try:
+                door.ask(Role.TASK, ask(f"q{number}"))
+            except BudgetExhausted as stop:
+                return number, stop.reason
+            clock.now += later
+    raise AssertionError("never stopped")
+
+
+@given(st.floats(1, 20), st.floats(0.5, 3), st.floats(0.5, 3))
+def test_the_clock_stops_a_replay_at_the_same_call(limit: float, a_call: float, later: float) -> None:
+    tape = Tape()
+    first = run_against_the_clock(tape, limit, a_call, later)
+    assert first[1] == StopReason.BUDGET_SECONDS
+    assert run_against_the_clock(Tape(tape.text), limit, a_call, later=0.0) == first
+    assert run_against_the_clock(Tape(tape.text, ""), limit, a_call * 9, later * 9) == first
+
+
+def test_time_is_counted_over_all_attempts() -> None:
+    tape = Tape()
+    clock = Clock()
+
+    def answer(request: Request, count: int) -> str:
+        clock.now += 4.0
+        return "x"
+
+    with opened(Scripted(answer), tape, clock=clock) as door:
+        door.ask(Role.TASK, ask("a"))
+    clock.now += 1000.0  # the night between
+    with opened(Scripted(answer), Tape(tape.text), clock=clock) as door:
+        assert door.elapsed_s == 0
+        door.ask(Role.TASK, ask("a"))
+        assert door.elapsed_s == 4.0
+        door.ask(Role.TASK, ask("b"))
+        assert door.elapsed_s == 8.0
+
+
+def test_the_scoring_has_no_clock() -> None:
+    with opened(constant("x"), budget=Budget(5, seconds=1.0), clock=(clock := Clock())) as door:
+        door.ask(Role.TASK, ask("a"))
+        clock.now += 100
+        with pytest.raises(BudgetExhausted):
+            door.ask(Role.TASK, ask("b"))
+        door.with_ledger(Ledger())
+        assert texts(door.ask(Role.TASK, ask("b"))) == ["x"]
+
+
+def test_a_stopwatch_runs_on_from_what_the_journal_says() -> None:
+    clock = Clock()
+    watch = Stopwatch(clock)
+    watch.replayed(3.0)
+    watch.replayed(2.0)
+    clock.now += 50
+    assert watch.elapsed_s == 3.0
+    watch.start()
+    clock.now += 2
+    watch.replayed(900.0)
+    watch.start()
+    assert watch.elapsed_s == 5.0
+
+
+# --------------------------------------------------------------------------- the money of the run
+
+
+class Purse:
+    def __init__(self, limit: float) -> None:
+        self.left = limit
+        self.paid = 0.0
+
+    def reserve(self, usd: float) -> None:
+        if usd > self.left:
+            raise Drained("run_budget")
+        self.left -= usd
+
+    def settle(self, reserved: float, paid: float) -> None:
+        self.left += reserved - paid
+        self.paid += paid
+
+
+def test_the_runs_money_is_set_aside_for_what_is_sent_and_settled_at_what_was_paid() -> None:
+    purse, tape = Purse(0.01), Tape()
+    with opened(listed("x", CallError(ErrorKind.BAD_REQUEST, "no")), tape, purse=purse) as door:
+        door.ask(Role.TASK, ask("a", "b"))
+    assert purse.paid == pytest.approx(0.001)
+    with opened(failing(), Tape(tape.text), purse=(again := Purse(0.0))) as door:
+        door.ask(Role.TASK, ask("a", "b"))
+    assert again.paid == 0
+
+
+def test_nothing_is_sent_where_the_runs_money_does_not_last() -> None:
+    model = constant("x")
+    with opened(model, purse=Purse(0.0015)) as door, pytest.raises(Drained):
+        door.ask(Role.TASK, ask("a", "b"))
+    assert model.requests == []
+
+
+def test_an_end_of_any_kind_settles_the_runs_money() -> None:
+    purse = Purse(1.0)
+    with opened(listed("x", CallError(ErrorKind.AUTH, "no")), purse=purse) as door, pytest.raises(CallError):
+        door.ask(Role.TASK, ask("a", "b"))
+    assert (purse.paid, purse.left) == (pytest.approx(0.001), pytest.approx(0.999))
+
+
+def test_an_entry_says_what_was_asked_of_whom() -> None:
+    tape = Tape()
+    with opened(constant("x"), tape) as door:
+        door.ask(Role.TASK, ask("a", item="e1", prompt="p1"))
+        door.ask(Role.OPTIMIZER, ask("b"))
+    task, edit = tape.entries
+    assert (task.item, task.prompt, task.messages) == ("e1", "p1", ())
+    assert encode(edit.messages) == [{"role": "user", "content": "b"}]

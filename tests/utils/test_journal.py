@@ -1,0 +1,205 @@
+"""The journal: the first answer stands, a torn line is none, failures are forgotten where a retry asks again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.strategies import entries, json_values, same
+from utils.archive import Attempt, local_archive
+from utils.errors import CallError, ErrorKind
+from utils.journal import Ending, Entry, Failed, Journal, outcome, read_line
+from utils.records import Completion, Message, Request, Role, Spend, StopReason, Usage
+from utils.serialization import dumps
+
+REQUEST = Request((Message("user", "q"),), item="e1", prompt="p1")
+USAGE = Usage(3, 5)
+
+
+def answered(text: str, key: str = "k", occurrence: int = 0, usd: float | None = 0.5, cached: bool = False) -> Entry:
+    return Entry(key, occurrence, Role.TASK, 1.0, Completion(text, USAGE, usd, cached=cached))
+
+
+def failed(key: str = "k", occurrence: int = 0) -> Entry:
+    return Entry(key, occurrence, Role.TASK, 1.0, failed=Failed(ErrorKind.TRANSIENT, "lost", 6))
+
+
+def lines(*records: Entry | dict) -> str:
+    return "".join(dumps(record) + "\n" for record in records)
+
+
+def journal(*earlier: str, forget_failures: bool = False) -> Journal:
+    book = Journal(lambda line: None)
+    for text in earlier:
+        book.read(text, forget_failures=forget_failures)
+    return book
+
+
+def text_of(book: Journal, key: str = "k", occurrence: int = 0) -> str | None:
+    entry = book.find(key, occurrence)
+    return entry.completion.text if entry and entry.completion else None
+
+
+@given(entries)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_line_is_the_entry_it_was_written_from(entry: Entry) -> None:
+    line = dumps(entry)
+    assert "\n" not in line
+    assert same(read_line(line), entry)
+
+
+@given(entries, st.data())
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_torn_last_line_is_skipped_wherever_it_is_torn(entry: Entry, data: st.DataObject) -> None:
+    line = dumps(entry)
+    torn = line[: data.draw(st.integers(0, len(line) - 1))]
+    assert read_line(torn) is None
+    assert text_of(journal(lines(answered("whole")) + torn)) == "whole"
+
+
+@pytest.mark.parametrize("line", ["", " ", "null", "1", '"ending"', "[]", "{}", '{"ending": 3}', "\x00\x00"])
+def test_a_line_of_something_else_is_skipped(line: str) -> None:
+    assert read_line(line) is None
+
+
+@given(json_values)
+def test_any_json_is_an_entry_or_skipped(value: object) -> None:
+    read_line(dumps(value))
+
+
+def test_the_first_answer_stands() -> None:
+    assert text_of(journal(lines(answered("first"), answered("second")))) == "first"
+    assert text_of(journal(lines(answered("first")), lines(answered("second")))) == "first"
+
+
+def test_occurrences_of_one_request_are_kept_apart() -> None:
+    book = journal(lines(answered("a"), answered("b", occurrence=1)))
+    assert (text_of(book), text_of(book, occurrence=1), book.find("k", 2)) == ("a", "b", None)
+
+
+def test_a_failure_is_remembered_so_that_a_resumed_attempt_takes_the_same_path() -> None:
+    entry = journal(lines(failed())).find("k", 0)
+    assert entry
+    assert entry.failed
+    error = entry.failed.as_error()
+    assert (error.kind, error.message, error.attempts) == (ErrorKind.TRANSIENT, "lost", 6)
+
+
+def test_a_retry_forgets_failures_and_keeps_answers() -> None:
+    book = journal(lines(failed("k"), answered("kept", "other")), forget_failures=True)
+    assert book.find("k", 0) is None
+    assert text_of(book, "other") == "kept"
+
+
+def test_after_a_retry_the_answer_of_a_call_that_had_failed_stands() -> None:
+    book = Journal(lambda line: None)
+    book.read(lines(failed()), forget_failures=True)
+    book.read(lines(answered("mended")))
+    assert text_of(book) == "mended"
+
+
+def test_a_recorded_outcome_is_written_before_it_is_found() -> None:
+    written: list[str] = []
+
+    def append(line: str) -> None:
+        assert book.find("k", 0) is None
+        written.append(line)
+
+    book = Journal(append)
+    book.record(answered("x"))
+    assert written == [dumps(answered("x")) + "\n"]
+    assert text_of(book) == "x"
+    assert len(book) == 1
+
+
+def test_an_outcome_that_could_not_be_written_is_not_found() -> None:
+    def append(line: str) -> None:
+        raise OSError("disk full")
+
+    book = Journal(append)
+    with pytest.raises(OSError, match="disk full"):
+        book.record(answered("x"))
+    assert book.find("k", 0) is None
+
+
+def test_what_was_written_is_read_again() -> None:
+    written: list[str] = []
+    book = Journal(written.append)
+    for entry in (answered("a"), failed("other")):
+        book.record(entry)
+    book.end(StopReason.BUDGET_SECONDS, 7)
+    again = journal("".join(written))
+    assert text_of(again) == "a"
+    assert again.find("other", 0) == failed("other")
+    assert again.ending == Ending(StopReason.BUDGET_SECONDS, 7)
+
+
+def test_a_retry_forgets_where_the_clock_ended_the_first_try() -> None:
+    text = lines({"ending": Ending(StopReason.BUDGET_SECONDS, 7)})
+    assert journal(text).ending
+    assert journal(text, forget_failures=True).ending is None
+
+
+# --------------------------------------------------------------------------- money
+
+
+def test_money_of_calls_that_were_not_asked_again_is_stray() -> None:
+    book = journal(lines(answered("a", "k1"), answered("b", "k2"), answered("c", "k2", 1)))
+    assert book.stray([("k1", 0), ("k2", 1)]) == answered("b").billed
+    assert book.stray([("k1", 0), ("k2", 0), ("k2", 1)]) == Spend()
+
+
+def test_calls_of_this_attempt_are_not_stray() -> None:
+    book = journal(lines(answered("a", "k1")))
+    book.record(answered("b", "k2"))
+    assert book.stray([("k1", 0)]) == Spend()
+
+
+def test_failures_and_cached_answers_cost_nothing_and_still_count_as_calls() -> None:
+    for entry in (failed(), answered("a", cached=True)):
+        assert entry.billed == Spend()
+        assert entry.spend.task_calls == 1
+    assert failed().spend.usd == 0.0
+    assert answered("a").billed == answered("a").spend == Spend(1, 0, 0, 3, 5, 0.5)
+
+
+def test_an_answer_of_unknown_price_is_paid_at_an_unknown_price() -> None:
+    assert journal(lines(answered("a", usd=None))).stray([]).usd is None
+
+
+# --------------------------------------------------------------------------- entries
+
+
+def test_messages_are_kept_where_they_do_not_follow_from_prompt_and_item() -> None:
+    completion = Completion("x", USAGE, 0.0)
+    assert outcome(REQUEST, "k", 0, Role.TASK, 0.0, completion).messages == ()
+    for role in (Role.OPTIMIZER, Role.JUDGE):
+        assert outcome(REQUEST, "k", 0, role, 0.0, completion).messages == REQUEST.messages
+
+
+def test_an_outcome_is_an_answer_or_a_failure() -> None:
+    error = CallError(ErrorKind.CONTENT_FILTER, "declined", attempts=2)
+    entry = outcome(REQUEST, "k", 3, Role.TASK, 1.23456, error)
+    assert (entry.completion, entry.failed) == (None, Failed(ErrorKind.CONTENT_FILTER, "declined", 2))
+    assert (entry.key, entry.occurrence, entry.elapsed_s, entry.prompt, entry.item) == ("k", 3, 1.235, "p1", "e1")
+    assert outcome(REQUEST, "k", 3, Role.TASK, 0.0, Completion("x", USAGE, 0.0)).failed is None
+
+
+@pytest.mark.parametrize("text", ["a\ud83d", "a\u2028b\x85c", "\x00", "é\r\n"])
+def test_any_text_comes_back_from_the_file_unchanged(text: str, tmp_path: Path) -> None:
+    archive, attempt = local_archive(tmp_path, "r"), Attempt("t", 1, "001")
+    archive.journal(attempt)(lines(answered(text)))
+    assert text_of(journal(archive.read_journal(attempt))) == text
+
+
+def test_a_file_that_is_torn_within_a_character_keeps_its_whole_lines(tmp_path: Path) -> None:
+    archive, attempt = local_archive(tmp_path, "r"), Attempt("t", 1, "001")
+    archive.journal(attempt)(lines(answered("é\ud83d"), answered("é", "other")))
+    path = next((tmp_path / "r" / "journal").iterdir())
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex("é".encode()) + 1])
+    book = journal(archive.read_journal(attempt))
+    assert (text_of(book), book.find("other", 0)) == ("é\ud83d", None)
