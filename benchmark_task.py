@@ -24,7 +24,7 @@ from optimizers.base import Extent, Optimizer
 from optimizers.editor import Editor
 from optimizers.problem import Problem, Rules, ask_scores, refuse_failures, spans_of
 from utils.archive import Attempt, RunArchive
-from utils.dataset_specs.base import DatasetSpec, Splits, check_prompt, load_splits
+from utils.dataset_specs.base import DatasetSpec, check_prompt, load_splits
 from utils.dataset_specs.csv_file import csv_spec
 from utils.door import Door, Purse
 from utils.errors import CallError, Drained, ErrorKind, Stop, TaskError, UsageError, unknown
@@ -45,6 +45,7 @@ from utils.records import (
     Request,
     Role,
     Split,
+    Splits,
     Standing,
     Status,
     StopReason,

@@ -25,10 +25,9 @@ from benchmark_task import Work, check, check_model, expand, load_work, need, un
 from local.checkpoint import Checkpoint
 from local.runner import Limits, Runner, Watcher, wait_for_strays, warm_up
 from utils.archive import Claim, Kind, RunArchive, TaskState, local_archive
-from utils.dataset_specs.base import Splits
 from utils.errors import UsageError
 from utils.journal import Entry, read_line
-from utils.records import RunPlan, Status, TaskResult, TaskSpec
+from utils.records import RunPlan, Splits, Status, TaskResult, TaskSpec
 from utils.report.estimate import Estimate, Need, estimate
 from utils.report.overview import Overview
 from utils.serialization import decode, dumps, encode

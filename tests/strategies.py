@@ -35,6 +35,7 @@ from utils.records import (
     Score,
     Spend,
     Split,
+    Splits,
     Standing,
     Status,
     Step,
@@ -195,6 +196,8 @@ task_results = st.builds(
     error=st.none() | failures,
 )
 
+splits = st.builds(Splits, *[st.lists(examples, max_size=2).map(tuple)] * 3, names, notes=st.just(()))
+
 RECORDS = {
     Accounts: accounts,
     Budget: budgets,
@@ -214,6 +217,7 @@ RECORDS = {
     RunPlan: plans,
     Score: scores,
     Spend: spends,
+    Splits: splits,
     Standing: standings,
     Step: steps,
     TaskResult: task_results,

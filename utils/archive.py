@@ -26,9 +26,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from utils.dataset_specs.base import Splits
 from utils.errors import UsageError
-from utils.records import RunPlan, Status, TaskResult, TaskSpec
+from utils.records import RunPlan, Splits, Status, TaskResult, TaskSpec
 from utils.serialization import content_hash, dumps, loads
 
 ATTEMPT = re.compile(r"(?P<task>.+)@(?P<submission>\d+)\.(?P<name>\w+?)(\.(completed|failed)\.json)?$")

@@ -43,6 +43,27 @@ class Split(StrEnum):
 
 
 @dataclass(frozen=True)
+class Splits:
+    """Disjoint examples of a dataset, and a hash of them.
+
+    `notes` are sentences for whoever reads the scores: rows left out, rows that are not the hub's, no fixed revision.
+    """
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    data_hash: str
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The input columns that every example has, in the order of the first."""
+        examples = (*self.train, *self.validation, *self.test)
+        shared = set.intersection(*(set(example.inputs) for example in examples)) if examples else set()
+        return tuple(name for name in examples[0].inputs if name in shared) if examples else ()
+
+
+@dataclass(frozen=True)
 class Score:
     """What a metric says of one answer: a value in [0, 1], and a reason that an editor can read."""
 

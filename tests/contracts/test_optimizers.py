@@ -26,14 +26,14 @@ from hypothesis import strategies as st
 from benchmark_config import OPTIMIZERS
 from benchmark_task import Work, build_optimizer, run_task
 from tests.models import Scripted
-from utils.dataset_specs.base import DatasetSpec, Sizes, Splits
+from utils.dataset_specs.base import DatasetSpec, Sizes
 from utils.door import Door
 from utils.errors import CallError, ErrorKind
 from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.metrics.exact_match import ExactMatch
 from utils.prompt import Prompt
-from utils.records import Budget, Example, Request, Role, TaskResult, TaskSpec
+from utils.records import Budget, Example, Request, Role, Splits, TaskResult, TaskSpec
 from utils.serialization import content_hash, encode
 
 VARIANTS = {"few_shot": {"max_trials": 6}}  # small enough for the budgets below

@@ -20,14 +20,14 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 from utils.errors import UsageError, unknown
 from utils.metrics.base import JudgedMetric, Metric
 from utils.prompt import DEMOS, PLACEHOLDER, RESERVED, TARGET, Prompt
-from utils.records import Example, Split
+from utils.records import Example, Split, Splits
 from utils.serialization import content_hash
 
 Row = Mapping[str, Any]
@@ -63,27 +63,6 @@ class Sizes:
     def of(self, split: Split) -> int:
         """Rows of one split."""
         return {Split.TRAIN: self.train, Split.VALIDATION: self.validation, Split.TEST: self.test}[split]
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Disjoint examples of a dataset, and a hash of them.
-
-    `notes` are sentences for whoever reads the scores: rows left out, rows that are not the hub's, no fixed revision.
-    """
-
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
-    data_hash: str
-    notes: tuple[str, ...] = field(default=(), compare=False)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The input columns that every example has, in the order of the first."""
-        examples = (*self.train, *self.validation, *self.test)
-        shared = set.intersection(*(set(example.inputs) for example in examples)) if examples else set()
-        return tuple(name for name in examples[0].inputs if name in shared) if examples else ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ killed before it could journal the answer, it finds it here and books it as paid
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 from utils.llm.base import LLM
 from utils.records import Completion, Request, Usage
 from utils.serialization import dumps, loads
+
+logger = logging.getLogger("utils.llm.cache")
 
 LEASE_S = 900.0  # longer than any call with its retries: a living pid may be somebody else's by then
 
@@ -128,7 +131,10 @@ class Cached:
         except BaseException:
             self._store.release(key)
             raise
-        self._store.put(key, completion, self._payer)
+        try:
+            self._store.put(key, completion, self._payer)
+        except sqlite3.Error as error:  # a full disk must not lose an answer that is paid for
+            logger.warning("an answer could not be shared: %s", error)
         self._own.add(key)
         return completion
 

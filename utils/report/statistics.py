@@ -25,12 +25,29 @@ def interval(values: Sequence[float], failed: int = 0, z: float = Z95) -> Interv
     if not n:
         return Interval(math.nan, math.nan, math.nan, 0, failed)
     p = math.fsum(values) / n
-    spread = variance(values) * (n - 1) / n if n > 1 else 0.0
     binary = p * (1 - p)
-    size = n * binary / spread if spread > 0 and binary > 0 else float(n)
+    size = float(n)
+    if n > 1 and binary > 0 and not set(values) <= {0.0, 1.0}:
+        # the variance itself is a guess from n values: Student's quantile says how much wider that makes it
+        spread = variance(values) * (student(n - 1, z) / z) ** 2
+        size = max(size, n * binary / spread) if spread > 0 else size
     centre = (p + z * z / (2 * size)) / (1 + z * z / size)
     half = z / (1 + z * z / size) * math.sqrt(binary / size + z * z / (4 * size * size))
     return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n, failed)
+
+
+def student(degrees: int, z: float = Z95) -> float:
+    """Student's quantile at the normal quantile z, for so many degrees of freedom; 1 % low at 2, good from 3.
+
+    Source: M. Abramowitz and I. Stegun, Handbook of Mathematical Functions, 26.7.5.
+    """
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + math.fsum(term / float(degrees) ** power for power, term in enumerate(terms, start=1))
 
 
 def interval_of(evaluation: Evaluation) -> Interval:
@@ -53,5 +70,5 @@ def paired_gain(before: Sequence[ItemScore], after: Sequence[ItemScore], z: floa
         return Interval(math.nan, math.nan, math.nan, 0, failed)
     mean = fmean(differences)
     spread = math.sqrt(variance(differences) / n) if n > 1 else 1.0
-    half = z * max(spread, 1 / n)
+    half = max((student(n - 1, z) if n > 1 else z) * spread, z / n)
     return Interval(mean, max(-1.0, mean - half), min(1.0, mean + half), n, failed)
