@@ -11,6 +11,7 @@ from typing import Any
 
 from optimizers.base import Optimizer
 from optimizers.few_shot import FewShot
+from optimizers.hill_climb import HillClimb
 from optimizers.no_op import NoOp
 from optimizers.random_paraphrase import RandomParaphrase
 from utils.dataset_specs import (
@@ -41,6 +42,7 @@ DATASETS: Mapping[str, DatasetSpec] = {
 OPTIMIZERS: Mapping[str, Optimizer] = {
     "no_op": NoOp(),
     "random_paraphrase": RandomParaphrase(),
+    "hill_climb": HillClimb(),
     "few_shot": FewShot(),
 }
 

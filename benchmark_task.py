@@ -11,7 +11,7 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -54,7 +54,7 @@ from utils.records import (
 )
 from utils.report.estimate import CHARACTERS_A_TOKEN, Need, prompt_tokens
 from utils.report.statistics import interval_of, paired_gain
-from utils.serialization import decode
+from utils.serialization import decode, encode
 
 logger = logging.getLogger("benchmark")
 
@@ -225,7 +225,7 @@ def _prompt(settings: Settings) -> Prompt | None:
 
 
 def _defaults(optimizer: Optimizer) -> dict[str, Any]:
-    return {name: getattr(optimizer, name) for name in optimizer.__dataclass_fields__}
+    return {field.name: getattr(optimizer, field.name) for field in fields(optimizer)}
 
 
 def _build(name: str, params: Mapping[str, Any]) -> Optimizer:
@@ -381,7 +381,8 @@ def run_task(
 
     Raises TaskError, CallError or Drained; a spent budget is no error. `report` is told of each phase.
     """
-    params = {"temperature": 0, **spec.model_params}
+    logprobs = {"logprobs": True, "top_logprobs": 10} if optimizer.wants_logprobs else {}
+    params = {"temperature": 0, **logprobs, **spec.model_params}
     problem = Problem(
         work.seed,
         work.splits.train,
@@ -422,6 +423,7 @@ def run_task(
         items={"initial": tests[0].items, "final": tests[-1].items},
         steps=tuple(problem.steps),
         curve=tuple(problem.curve),
+        reported=encode(problem.reported),
     )
 
 

@@ -12,10 +12,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 from optimizers.editor import Editor
 from optimizers.problem import Problem
+from utils.errors import UsageError
 from utils.records import Budget, Forecast, StopReason
+
+LEAST_SAMPLE = 20  # validation rows a trial is scored on, if there are as many
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,12 @@ class Extent:
 
 @dataclass(frozen=True)
 class Optimizer(ABC):
-    """Hyper-parameters are the fields. The first line of the class's docstring is what `--list` shows."""
+    """Hyper-parameters are the fields. The first line of the class's docstring is what `--list` shows.
+
+    `wants_logprobs`: the harness asks the task model for log-probabilities, where it gives them.
+    """
+
+    wants_logprobs: ClassVar[bool] = False
 
     @abstractmethod
     def optimize(self, problem: Problem, editor: Editor, rng: Random) -> StopReason:
@@ -40,3 +49,25 @@ class Optimizer(ABC):
     @abstractmethod
     def plan(self, extent: Extent, budget: Budget) -> Forecast:
         """How many calls this will make, before any cache: for the estimate. `high` is never exceeded."""
+
+    def refuse_below(self, **least: float) -> None:
+        """Raises UsageError for the first named parameter that is under its least value."""
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise UsageError(f"{name} is {getattr(self, name)}; give {value:g} or more")
+
+
+def sample_size(validation: int, calls: int) -> int:
+    """Validation rows to score one trial on, where `calls` are to be shared by about twenty trials."""
+    return min(validation, max(LEAST_SAMPLE, calls // 20))
+
+
+def forecast(budget: Budget, task_calls: tuple[int, int, int], optimizer_calls: tuple[int, int, int]) -> Forecast:
+    """What an optimizer would ask for, cut to what the budget lets it: low, likely, high."""
+    edits = budget.task_calls if budget.optimizer_calls is None else budget.optimizer_calls
+
+    def cut(numbers: tuple[int, int, int], limit: int) -> tuple[int, int, int]:
+        low, likely, high = (min(number, limit) for number in numbers)
+        return (min(low, likely), min(likely, high), high)
+
+    return Forecast(cut(task_calls, budget.task_calls), cut(optimizer_calls, edits))

@@ -62,7 +62,8 @@ class Problem:
         self._door = door
         self._params = dict(params or {"temperature": 0})
         self._rules = rules or Rules()
-        self._train_ids = {example.id for example in self.train}
+        self.reported: dict[str, object] = {}
+        self._train_by_id = {example.id: example for example in self.train}
         self._train_spans = spans_of(self.train)
         self._held_out = spans - spans_in(_texts(seed))
         self._scored: dict[tuple[str, str], ItemScore] = {}
@@ -93,7 +94,7 @@ class Problem:
     def score_all(self, prompts: Sequence[Prompt], examples: Sequence[Example] | None = None) -> list[Evaluation]:
         """Several prompts on the same examples, as one batch: reserved whole, sent at once."""
         chosen = self.validation if examples is None else tuple(examples)
-        split = Split.TRAIN if chosen and chosen[0].id in self._train_ids else Split.VALIDATION
+        split = Split.TRAIN if chosen and chosen[0].id in self._train_by_id else Split.VALIDATION
         wanted: dict[tuple[str, str], tuple[Prompt, Example]] = {}
         for prompt in prompts:
             objection = self.objection(prompt)
@@ -136,7 +137,7 @@ class Problem:
 
     def demo(self, example: Example) -> Demo:
         """A training example as a worked example for a prompt."""
-        if example.id not in self._train_ids:
+        if example.id not in self._train_by_id:
             raise ValueError(f"example {example.id} is not a training row; demos never come from held-out rows")
         return Demo(example.id, example.inputs, example.target)
 
@@ -158,7 +159,7 @@ class Problem:
             return f"it holds {SPAN} words in a row of a held-out example"
         if (spans & self._train_spans) - spans_in(_texts(self.seed)):
             return f"it holds {SPAN} words in a row of a training example outside its demos"
-        strangers = [demo.example_id for demo in prompt.demos if demo.example_id not in self._train_ids]
+        strangers = [demo.example_id for demo in prompt.demos if demo.example_id not in self._train_by_id]
         if strangers:
             return f"demo {strangers[0]} is not a training example"
         return ""
@@ -178,6 +179,14 @@ class Problem:
         logger.info("%s: %s: %s", operator, decision, reason)
         ids = tuple(parent.id for parent in parents)
         self.steps.append(Step(len(self.steps), operator, decision, reason, ids, candidate, numbers or {}, spent))
+
+    def find(self, example_id: str) -> Example:
+        """A training example by its id: what an editor may be shown. KeyError for any other."""
+        return self._train_by_id[example_id]
+
+    def report(self, name: str, value: object) -> None:
+        """Keep something of the optimizer's own with the result: a curve, a front, a table. Plain data or records."""
+        self.reported[name] = value
 
     # ------------------------------------------------------------------ what was found
 

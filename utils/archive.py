@@ -209,10 +209,12 @@ class RunArchive:
         """Write a finished attempt down, once; its bulk first, and apart, so that status reads little."""
         if result.steps or result.items:
             self.blobs.write(f"details/{attempt}.json", _text(result))
-        self.blobs.write(f"results/{attempt}.{result.status.value}.json", _text(replace(result, steps=(), items={})))
+        self.blobs.write(
+            f"results/{attempt}.{result.status.value}.json", _text(replace(result, steps=(), items={}, reported={}))
+        )
 
     def load_result(self, name: str) -> TaskResult:
-        """The result in a file that `states` named, without steps and items."""
+        """The result in a file that `states` named, without its bulk."""
         return loads(TaskResult, self.blobs.read(f"results/{name}"))
 
     def load_details(self, name: str) -> TaskResult:

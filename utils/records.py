@@ -235,6 +235,8 @@ class ItemScore:
     error_message: str = ""
     tokens_out: int = 0
     also: Mapping[str, float] = field(default_factory=dict)  # the dataset's other metrics on the same answer
+    cross_entropy: float | None = None  # nats, of the expected answer; where log-probabilities were asked for
+    ce_source: str = ""  # logprobs, or samples: numbers of different sources are never compared
 
 
 @dataclass(frozen=True)
@@ -448,6 +450,7 @@ class TaskResult:
     items: Mapping[str, tuple[ItemScore, ...]] = field(default_factory=dict)  # initial, final
     steps: tuple[Step, ...] = ()
     curve: tuple[tuple[int, float], ...] = ()  # (task calls, best validation mean so far)
+    reported: Mapping[str, Any] = field(default_factory=dict)  # what the optimizer itself has to tell
     error: Failure | None = None
 
 

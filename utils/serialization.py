@@ -145,10 +145,10 @@ def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
         raise _mismatch(path, f"the fields of {cls.__name__}", value)
     hints = _hints(cls)
     for key in value:
-        if key not in hints:
+        if key not in _names(cls):
             from utils.errors import unknown
 
-            raise unknown(f"field of {path or cls.__name__}", key, hints)
+            raise unknown(f"field of {path or cls.__name__}", key, _names(cls))
     for field in fields(cls):
         if field.name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise UsageError(f"{path or cls.__name__}: field {field.name!r} is missing")
