@@ -19,6 +19,7 @@ import os
 import re
 import sys
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -238,7 +239,22 @@ def _join(spec: DatasetSpec, tables: Sequence[_Table]) -> _Table:
     return _Table(_Joined([table.rows for table in tables], numbers), first.where, notes)
 
 
-class _Joined(Sequence[Row]):
+class _Lazy(Sequence[Row], ABC):
+    """Rows that are made when asked for."""
+
+    @abstractmethod
+    def row(self, number: int) -> Row:
+        """One row."""
+
+    @overload
+    def __getitem__(self, number: int) -> Row: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Row]: ...
+    def __getitem__(self, number: int | slice) -> Row | Sequence[Row]:
+        return [self.row(i) for i in range(len(self))[number]] if isinstance(number, slice) else self.row(number)
+
+
+class _Joined(_Lazy):
     """Rows put together of one row of each source."""
 
     def __init__(self, sources: Sequence[Sequence[Row]], numbers: Sequence[tuple[int, ...]]) -> None:
@@ -248,13 +264,7 @@ class _Joined(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, number: int) -> Row: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Row]: ...
-    def __getitem__(self, number: int | slice) -> Row | Sequence[Row]:
-        if isinstance(number, slice):
-            return [self[i] for i in range(len(self))[number]]
+    def row(self, number: int) -> Row:
         merged: dict[str, Any] = {}
         for rows, place in zip(self._sources, self._numbers[number], strict=True):
             merged.update(rows[place])
@@ -321,7 +331,7 @@ def _from_folder(spec: DatasetSpec, source: Source, split: str, data: str) -> tu
     return _Table(rows, str(path), notes), tuple(rows[0]) if lines else ()
 
 
-class _JsonLines(Sequence[Row]):
+class _JsonLines(_Lazy):
     """The rows of a file, parsed one by one when asked for."""
 
     def __init__(self, lines: Sequence[str], path: Path) -> None:
@@ -331,13 +341,7 @@ class _JsonLines(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._lines)
 
-    @overload
-    def __getitem__(self, number: int) -> Row: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Row]: ...
-    def __getitem__(self, number: int | slice) -> Row | Sequence[Row]:
-        if isinstance(number, slice):
-            return [self[i] for i in range(len(self))[number]]
+    def row(self, number: int) -> Row:
         try:
             row = json.loads(self._lines[number])
         except ValueError as error:

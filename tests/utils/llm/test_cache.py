@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,22 @@ def dead_pid() -> int:
 
 def claim_for(store: AnswerStore, key: str, pid: int, since: float) -> None:
     store._db.execute("insert into claims values (?, ?, ?)", (key, pid, since))
+
+
+@pytest.fixture(autouse=True)
+def _all_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Python 3.13 warns of a database that is forgotten open; in the product, closing the model closes it."""
+    opened: list[AnswerStore] = []
+
+    def open_store(*args: Any, **options: Any) -> AnswerStore:
+        opened.append(store := original(*args, **options))
+        return store
+
+    original = AnswerStore
+    monkeypatch.setitem(globals(), "AnswerStore", open_store)
+    yield
+    for store in opened:
+        store.close()
 
 
 @pytest.fixture
