@@ -47,12 +47,12 @@ def _all_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Python 3.13 warns of a database that is forgotten open; in the product, closing the model closes it."""
     opened: list[AnswerStore] = []
 
-    def open_store(*args: Any, **options: Any) -> AnswerStore:
-        opened.append(store := original(*args, **options))
-        return store
+    def remember(store: AnswerStore, *args: Any, **options: Any) -> None:
+        original(store, *args, **options)
+        opened.append(store)
 
-    original = AnswerStore
-    monkeypatch.setitem(globals(), "AnswerStore", open_store)
+    original = AnswerStore.__init__
+    monkeypatch.setattr(AnswerStore, "__init__", remember)
     yield
     for store in opened:
         store.close()
