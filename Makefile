@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check lint docs trials performance clean
+.PHONY: install demo test check lint docs trials performance scoreboard clean
 
 install: .venv/installed
 
@@ -26,8 +26,9 @@ lint: install
 
 check: lint test
 
-docs: install  ## the README's table of parameters, from the command
+docs: install  ## the README's table of parameters, from the command; docs/optimizers.md, from its sections
 	$(BIN)/python -m tests.test_readme
+	$(BIN)/python tests/performance/scoreboard.py --assemble
 
 trials: install  ## the long trials
 	$(BIN)/python -m pytest -m trial
@@ -35,6 +36,9 @@ trials: install  ## the long trials
 performance: install  ## measures, asserts nothing
 	$(BIN)/python tests/performance/startup.py
 	$(BIN)/python tests/performance/large_plans.py
+
+scoreboard: install  ## every optimizer on the simulated models, into docs/optimizers.md; resumes where it was stopped
+	$(BIN)/python tests/performance/scoreboard.py --write
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

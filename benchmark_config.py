@@ -9,11 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from optimizers.automated_generator import AutomatedGenerator
+from optimizers.balanced import Balanced
 from optimizers.base import Optimizer
+from optimizers.evolutionary_optimizer import EvolutionaryOptimizer
 from optimizers.few_shot import FewShot
+from optimizers.hierarchical_reflective import HierarchicalReflective
 from optimizers.hill_climb import HillClimb
+from optimizers.meta_prompt import MetaPrompt
 from optimizers.no_op import NoOp
 from optimizers.random_paraphrase import RandomParaphrase
+from optimizers.thompson import Thompson
+from optimizers.three_llm import ThreeLLM
 from utils.dataset_specs import (
     ai2_arc,
     cnn_dailymail,
@@ -44,6 +51,13 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "random_paraphrase": RandomParaphrase(),
     "hill_climb": HillClimb(),
     "few_shot": FewShot(),
+    "meta_prompt": MetaPrompt(),
+    "evolutionary_optimizer": EvolutionaryOptimizer(),
+    "automated_generator": AutomatedGenerator(),
+    "thompson": Thompson(),
+    "three_llm": ThreeLLM(),
+    "balanced": Balanced(),
+    "hierarchical_reflective": HierarchicalReflective(),
 }
 
 # Tried when no model is named, where their key is present. Any other name that litellm knows can be given.

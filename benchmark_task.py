@@ -123,17 +123,33 @@ def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def parse_assignments(texts: Sequence[str], where: str) -> dict[str, Any]:
-    """`k=v` texts as a mapping; values are read as YAML scalars or JSON, so `3` is a number and `on` a truth value."""
+    """`k=v` texts as a mapping; values are read as YAML scalars or JSON, so `3` is a number and `on` a truth value.
+
+    A value that begins with `@` names a file, and stands for the text in it: the plan holds the text.
+    """
     params: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"{where}: {text!r} is not of the form name=value")
+        if value.strip().startswith("@"):
+            params[key.strip()] = _text_of(value.strip()[1:], f"{where}: {key.strip()}")
+            continue
         try:
             params[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UsageError(f"{where}: cannot read the value of {text!r}; quote it, or write it as JSON") from None
     return params
+
+
+def _text_of(path: str, where: str) -> str:
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where}: cannot read the file {path!r}: {error}; give a UTF-8 text after the @") from None
+    if not text:
+        raise UsageError(f"{where}: the file {path!r} is empty; write the text into it")
+    return text
 
 
 def build_optimizer(spec: TaskSpec) -> Optimizer:

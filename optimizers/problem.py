@@ -11,19 +11,21 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from utils.door import Door
 from utils.errors import CallError, ErrorKind, TaskError
 from utils.metrics.base import JudgedMetric, Metric
+from utils.metrics.cross_entropy import cross_entropy
 from utils.prompt import Demo, Prompt
 from utils.records import Completion, Evaluation, Example, ItemScore, Request, Role, Score, Split, Step
 
 logger = logging.getLogger("optimizer")
 
 SPAN = 12  # words: a prompt with so long a run of words from a held-out row has copied it
+JUDGED = 20  # answers; of fewer interactions no share of failures is told
 WORD = re.compile(r"\w+")
 
 
@@ -95,16 +97,7 @@ class Problem:
         """Several prompts on the same examples, as one batch: reserved whole, sent at once."""
         chosen = self.validation if examples is None else tuple(examples)
         split = Split.TRAIN if chosen and chosen[0].id in self._train_by_id else Split.VALIDATION
-        wanted: dict[tuple[str, str], tuple[Prompt, Example]] = {}
-        for prompt in prompts:
-            objection = self.objection(prompt)
-            if objection:
-                raise ValueError(f"prompt {prompt.id} cannot be scored: {objection}")
-            for example in _outside(prompt, chosen):
-                if (prompt.id, example.id) not in self._scored:
-                    wanted.setdefault((prompt.id, example.id), (prompt, example))
-        scores = ask_scores(self._door, list(wanted.values()), self._metrics, self._params)
-        self._scored.update(zip(wanted, scores, strict=True))
+        wanted = self._ask((prompt, example) for prompt in prompts for example in _outside(prompt, chosen))
         self._prompts.update({prompt.id: prompt for prompt in prompts})
         evaluations = [self._evaluation(prompt, split, chosen) for prompt in prompts]
         for evaluation in evaluations:
@@ -112,6 +105,34 @@ class Problem:
         if split is Split.VALIDATION and wanted:
             self._extend_curve(prompts)
         return evaluations
+
+    def interact(self, pairs: Sequence[tuple[Prompt, Example]]) -> list[ItemScore]:
+        """One answer for each pair, sent as one batch: interactions one by one, where no prompt has a trial of its own.
+
+        As in `score`, nothing is asked twice. A failed one is an item with its error; the share of failures that ends
+        the task is that of all answers so far, once there are some: a group may be a single call.
+        """
+        self._ask(pairs)
+        self._prompts.update({prompt.id: prompt for prompt, _ in pairs})
+        if len(self._scored) >= JUDGED:
+            so_far = Evaluation(self.seed, Split.TRAIN, tuple(self._scored.values()))
+            refuse_failures(so_far, self._rules.max_failed_share)
+        return [self._scored[prompt.id, example.id] for prompt, example in pairs]
+
+    def _ask(self, pairs: Iterable[tuple[Prompt, Example]]) -> bool:
+        """Score what was not scored before; True if there was something."""
+        wanted: dict[tuple[str, str], tuple[Prompt, Example]] = {}
+        checked: set[str] = set()
+        for prompt, example in pairs:
+            objection = "" if prompt.id in checked else self.objection(prompt)
+            if objection:
+                raise ValueError(f"prompt {prompt.id} cannot be scored: {objection}")
+            checked.add(prompt.id)
+            if (prompt.id, example.id) not in self._scored:
+                wanted.setdefault((prompt.id, example.id), (prompt, example))
+        scores = ask_scores(self._door, list(wanted.values()), self._metrics, self._params)
+        self._scored.update(zip(wanted, scores, strict=True))
+        return bool(wanted)
 
     def race(self, prompts: Sequence[Prompt], *, start: int = 8, keep: float = 0.5) -> Evaluation:
         """The winner of successive halving on validation: all on a few examples, the better half on twice as many.
@@ -236,7 +257,13 @@ def ask_scores(
     answers = door.ask(Role.TASK, requests)
     columns = [_grade(door, metric, [example for _, example in pairs], answers) for metric in metrics]
     return [
-        _item(example, answer, [column[row] for column in columns], [metric.name for metric in metrics])
+        _item(
+            example,
+            answer,
+            [column[row] for column in columns],
+            [metric.name for metric in metrics],
+            with_entropy=bool(params.get("logprobs")),
+        )
         for row, ((_, example), answer) in enumerate(zip(pairs, answers, strict=True))
     ]
 
@@ -303,7 +330,12 @@ def _read(metric: JudgedMetric, example: Example, answer: str, reply: Completion
 
 
 def _item(
-    example: Example, answer: Completion | CallError, graded: Sequence[Graded], names: Sequence[str]
+    example: Example,
+    answer: Completion | CallError,
+    graded: Sequence[Graded],
+    names: Sequence[str],
+    *,
+    with_entropy: bool,
 ) -> ItemScore:
     text = None if isinstance(answer, CallError) else answer.text
     tokens = 0 if isinstance(answer, CallError) else answer.usage.tokens_out
@@ -312,4 +344,8 @@ def _item(
         return ItemScore(example.id, text, None, objective.kind, objective.message, tokens)
     pairs = zip(names[1:], graded[1:], strict=True)
     also = {name: score.value for name, score in pairs if isinstance(score, Score)}
-    return ItemScore(example.id, text, objective, tokens_out=tokens, also=also)
+    item = ItemScore(example.id, text, objective, tokens_out=tokens, also=also)
+    if not with_entropy or isinstance(answer, CallError):
+        return item
+    nats, source = cross_entropy(example, answer, objective)
+    return replace(item, cross_entropy=nats, ce_source=source)

@@ -41,11 +41,12 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "datasets": ("utils.dataset_specs.base",),
     "pandas": ("utils.report.frame",),
     "modal": ("modal_utils", "benchmark_worker", "check_results"),
+    "deap": ("optimizers.evolutionary_optimizer",),
     "optuna": ("optimizers.surrogates",),
     "numpy": ("optimizers.surrogates",),
     "rouge_score": ("utils.metrics.rouge_l",),
     "sacrebleu": ("utils.metrics.bleu",),
-    "rapidfuzz": ("utils.metrics.levenshtein_ratio",),
+    "rapidfuzz": ("utils.metrics.levenshtein_ratio", "optimizers.text_operators"),
 }
 
 # modules that say at their top what they are for: importing them is the use

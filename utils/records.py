@@ -315,6 +315,8 @@ class Step:
 
 # --------------------------------------------------------------------------- tasks and runs
 
+LONGEST_LABEL = 40  # characters of a parameter that is a text, where cells are named
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -455,4 +457,6 @@ class TaskResult:
 
 
 def _bare(value: Any) -> str:
+    if isinstance(value, str) and (len(value) > LONGEST_LABEL or "\n" in value):  # the text of a file
+        return f"{' '.join(value.split())[:LONGEST_LABEL]}…{content_hash(value, 6)}"
     return value if isinstance(value, str) else dumps(value)

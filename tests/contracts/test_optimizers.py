@@ -36,7 +36,7 @@ from utils.prompt import Prompt
 from utils.records import Budget, Example, Request, Role, Splits, TaskResult, TaskSpec
 from utils.serialization import content_hash, encode
 
-VARIANTS = {"few_shot": {"max_trials": 6}}  # small enough for the budgets below
+VARIANTS = {"few_shot": {"max_trials": 6}, "balanced": {"first_rows": 4}}  # small enough for the budgets below
 WORDS = tuple(
     "amber birch cedar dune ember fjord grove heath inlet jetty knoll larch moor north ocean pine quay reef".split()  # noqa: SIM905
 )

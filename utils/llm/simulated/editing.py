@@ -29,10 +29,11 @@ from utils.llm.simulated.lexicon import (
     Cue,
     Form,
 )
-from utils.llm.simulated.reading import ROLES, Shown, Sight
+from utils.llm.simulated.reading import ROLES, Case, Shown, Sight, is_misformed
 
 MORE_EDITS = 0.35  # chance of each further edit in one proposal
 MAX_EDITS = 3
+RECOMMENDED = 1.0  # weight of a wording that is recommended
 BIG_EDITS = 3  # where something radical is asked for
 BLIND_CUE = 0.3  # chance that a blind edit tries a piece of general advice, needed or not
 PARAPHRASE_ONLY = 0.9  # chance that a request for a paraphrase is honoured to the letter
@@ -138,6 +139,12 @@ def find_fixes(sight: Sight, texts: Mapping[str, str]) -> list[Fix]:
     if sight.wants_shorter:
         fixes.append(Fix(3.0, TOO_LONG, cue=Cue.CONCISE))
     fixes = [fix for fix in fixes if fix.cue is None or fix.cue not in has.cues]
+    here = _meanings(Shown(texts))
+    fixes += [
+        Fix(RECOMMENDED, "Good prompts say this.", sentence=words)
+        for words in sight.patterns
+        if not _meanings(Shown({"system": words})).keys() <= here.keys() and not _BRACES.search(words)
+    ]
     return [fix for fix in (*fixes, *_contrasts(sight, whole)) if fix.weight > 0]
 
 
@@ -150,6 +157,20 @@ def critique(sight: Sight, stream: Stream, rank: int | None = None) -> str:
         ranked = sorted(fixes, key=lambda fix: (-fix.weight, fix.why))
         return ranked[min(rank, len(ranked) - 1)].why
     return stream.pick_weighted(fixes, [fix.weight for fix in fixes]).why
+
+
+def cases_of(sight: Sight, why: str) -> list[Case]:
+    """The failures that show what a critique says; of kinds of failure found earlier, those that say the same."""
+    if not sight.failures:
+        return [mode for mode in sight.modes if why in mode.reason]
+    skill = next((skill for skill in SKILLS if why in skill.hints), None)
+    if skill:
+        return [case for case in sight.failures if skill.pattern.search(f"{case.answer} {case.reason}".lower())]
+    if why in COMPLAINTS.values() and sight.form:
+        return [case for case in sight.failures if is_misformed(sight.form, case)]
+    if why == NO_REASONING:
+        return [case for case in sight.failures if len(case.answer.strip().splitlines()) <= 1]
+    return list(sight.failures[:1])  # advice that is always good: no case speaks for it more than another
 
 
 def fresh_prompt(sight: Sight, roles: Sequence[str], stream: Stream) -> Texts:
@@ -306,6 +327,19 @@ def _contrasts(sight: Sight, whole: str) -> list[Fix]:
         elif gain < 0 and meaning in here:
             fixes.append(Fix(-10 * gain, "Worse prompts say this.", drop=here[meaning]))
     return fixes
+
+
+def shared(sight: Sight) -> list[str]:
+    """Sentences of the shown prompts, those first whose prompts score best, and of these the commonest."""
+    sentences_of: dict[str, str] = {}
+    scores: dict[str, list[float]] = {}
+    for shown in sight.prompts:
+        for meaning, sentence in _meanings(shown).items():
+            if not _BRACES.search(sentence):
+                sentences_of[meaning] = sentence
+                scores.setdefault(meaning, []).append(shown.score or 0.0)
+    ranked = sorted(scores, key=lambda meaning: (-sum(scores[meaning]) / len(scores[meaning]), -len(scores[meaning])))
+    return [sentences_of[meaning] for meaning in ranked]
 
 
 def _meanings(shown: Shown) -> dict[str, str]:

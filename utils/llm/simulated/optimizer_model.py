@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from utils.llm.simulated.draws import Stream
-from utils.llm.simulated.editing import Edit, Texts, critique, propose
-from utils.llm.simulated.lexicon import REFUSALS, SKILLS
+from utils.llm.simulated.editing import Edit, Texts, cases_of, critique, propose, shared
+from utils.llm.simulated.lexicon import REFUSALS, SKILLS, SYNONYMS
 from utils.llm.simulated.reading import ROLES, Sight, read_request
 from utils.records import Request
 
@@ -30,7 +30,9 @@ _REASONS = re.compile(
     r"reason|why|rationale|explanation|focus|gradient|critique|feedback|root_cause|description|analysis|summary"
 )
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+_WORD = re.compile(r"<word>\n?(.*?)\n?</word>")
 _MODE_FIELDS = frozenset({"root_cause", "description", "failure_mode", "mode"})
+MAX_MODES = 6  # kinds of failure that are told apart
 DEFAULT_ITEMS = 3  # of a list whose length nobody states
 
 
@@ -126,7 +128,7 @@ class _Writer:
         if {"role", "content"} <= properties.keys():
             return self._messages()
         if name.endswith(("_ids", "_id", "items")) and items.get("type") in ("string", "integer", None):
-            return self._names(items, index)
+            return self._names(items, name, index)
         count = self._count(schema, properties, name)
         return [self._value(items, name.removesuffix("s"), i) for i in range(count)]
 
@@ -134,7 +136,8 @@ class _Writer:
         low = int(schema.get("minItems", 0))
         high = int(schema.get("maxItems", 100))
         if _MODE_FIELDS & properties.keys():
-            wanted = max(1, min(len(set(self._sight.hinted)) + bool(self._sight.misformed), 6))
+            seen = (*set(self._sight.hinted), *(self._sight.misformed, self._sight.unreasoned))
+            wanted = max(1, min(sum(map(bool, seen)), MAX_MODES))
         elif {"find", "text"} <= properties.keys():
             self._propose(list(ROLES))
             wanted = len(self._edits)
@@ -142,11 +145,13 @@ class _Writer:
             wanted = self._sight.count or low or DEFAULT_ITEMS
         return min(max(wanted, low), high)
 
-    def _names(self, items: Schema, index: int) -> list[Any]:
+    def _names(self, items: Schema, name: str, index: int) -> list[Any]:
         """Names of cases that are shown; for a failure mode those that show it."""
         cases = [*self._sight.failures, *self._sight.examples]
         hinted = list(dict.fromkeys(self._sight.hinted))
-        if hinted:
+        if name in ("item_ids", "mode_ids"):
+            cases = cases_of(self._sight, critique(self._sight, self._stream, index))
+        elif hinted:
             pattern = next(skill.pattern for skill in SKILLS if skill.name == hinted[index % len(hinted)])
             cases = [case for case in cases if pattern.search(f"{case.answer} {case.reason}".lower())] or cases[:1]
         else:
@@ -167,6 +172,10 @@ class _Writer:
             return self._template()
         if low == "slot":
             return "system"
+        if low == "replacement" and (word := _WORD.search(self._sight.instruction)):
+            return SYNONYMS.get(word[1], word[1])
+        if low in ("pattern", "example") and (found := shared(self._sight)):
+            return found[min(index, len(found) - 1)]
         if _REASONS.search(low):
             if self._edits:
                 return self._edits[-1].why

@@ -20,6 +20,8 @@ ROLES = ("system", "user", "output")
 
 _BLOCK = re.compile(r"<(prompt|failure|example)((?:\s[^<>]*)?)>\n?(.*?)\n?</\1>", re.DOTALL)
 _FIELD = re.compile(r"<(system|user|output|id|input|expected|answer|score|reason)>\n?(.*?)\n?</\1>", re.DOTALL)
+_PATTERN = re.compile(r"<pattern>\n?(.*?)\n?</pattern>", re.DOTALL)
+_MODE = re.compile(r"<mode id=\"(\w+)\"[^<>]*>\n(.*?)\n</mode>", re.DOTALL)
 _ATTRIBUTE = re.compile(r"(\w+)=\"([^\"]*)\"")
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _COUNT = re.compile(
@@ -72,6 +74,12 @@ class Sight:
     failures: tuple[Case, ...]
     examples: tuple[Case, ...]
     instruction: str
+    patterns: tuple[str, ...] = ()  # wordings that are recommended
+
+    @cached_property
+    def modes(self) -> tuple[Case, ...]:
+        """Kinds of failure that earlier replies found, each with its text as the reason."""
+        return tuple(Case(name, "", "", "", _plain(text)) for name, text in _MODE.findall(self.instruction))
 
     @cached_property
     def form(self) -> Form | None:
@@ -156,7 +164,8 @@ def read_request(request: Request) -> Sight:
         prompts=tuple(_shown(attributes, body) for tag, attributes, body in blocks if tag == "prompt"),
         failures=_cases(blocks, "failure"),
         examples=_cases(blocks, "example"),
-        instruction=_BLOCK.sub(" ", text),
+        instruction=_PATTERN.sub(" ", _BLOCK.sub(" ", text)),
+        patterns=tuple(_plain(words) for words in _PATTERN.findall(_BLOCK.sub(" ", text))),
     )
 
 
