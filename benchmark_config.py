@@ -53,11 +53,11 @@ OPTIMIZERS: Mapping[str, Optimizer] = {
     "few_shot": FewShot(),
     "meta_prompt": MetaPrompt(),
     "evolutionary_optimizer": EvolutionaryOptimizer(),
-    "automated_generator": AutomatedGenerator(),
-    "thompson": Thompson(),
-    "three_llm": ThreeLLM(),
-    "balanced": Balanced(),
     "hierarchical_reflective": HierarchicalReflective(),
+    "balanced": Balanced(),
+    "automated_generator": AutomatedGenerator(),
+    "three_llm": ThreeLLM(),
+    "thompson": Thompson(),
 }
 
 # Tried when no model is named, where their key is present. Any other name that litellm knows can be given.

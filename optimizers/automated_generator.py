@@ -2,15 +2,18 @@
 
 Source: "Automated Prompt Generator", a training loop in which a language model writes prompts from evaluated prompts,
 good and bad. Differs: the records are of training rows (a record shows answers, and held-out rows are shown to nobody),
-a prompt that does best on them is scored on validation; a first part of the sample ends a hopeless candidate early
-(its records join the pool all the same: bad prompts are the point); the best prompt so far is always shown, with some
-of its own failures, because the worst records of the pool are soon the gibberish's alone; `strategy` is obeyed.
+drawn anew each time, as on one fixed sample a lucky prompt is never beaten again; a prompt that does better there is
+scored on validation, which decides; the best prompt so far is always shown, with some of its own failures, because the
+worst records of the pool are soon the gibberish's alone; `strategy` is obeyed.
 
-    pool <- records of the starting prompts: the seed, a paraphrase, gibberish
-    repeat: show n records (best_worst: the highest and the lowest cross entropies; random: any), each prompt of theirs
+    best <- score(seed) on a sample of validation
+    pool <- records of the starting prompts on a batch: the seed, a paraphrase, gibberish
+    repeat: draw a batch of training rows; score best on it; its records join the pool
+            show n records (best_worst: the highest and the lowest cross entropies; random: any), each prompt of theirs
             with its accuracy and mean cross entropy; ask for one better prompt
-            score it on the gate, then on the whole training sample; its records join the pool
-            better than the best (accuracy, then cross entropy, then tokens): score it on validation
+            score it on the batch; its records join the pool, good or bad: bad prompts are the point
+            better than best there (accuracy, then cross entropy, then tokens): score it on the validation sample;
+            keep it if it is better there too
 
 Cross entropy (utils/metrics/cross_entropy.py) tells a lucky answer from a sure one, where accuracy sees no difference.
 """
@@ -18,12 +21,13 @@ Cross entropy (utils/metrics/cross_entropy.py) tells a lucky answer from a sure 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, ClassVar, Literal
 
-from optimizers.base import LEAST_SAMPLE, Extent, Optimizer, forecast, sample_size
+from optimizers.base import Extent, Optimizer, forecast, sample_size
 from optimizers.editor import Editor, show_all, show_example, show_failure, show_prompt, tag
 from optimizers.problem import Problem
 from utils.prompt import Prompt
@@ -39,8 +43,7 @@ class AutomatedGenerator(Optimizer):
 
     strategy: Literal["random", "best_worst"] = "best_worst"  # which records are shown
     n_records: int = 10
-    sample_size: int = 0  # training rows a prompt is evaluated on; 0: as many as the budget bears
-    gate: int = 10  # rows of them on which a hopeless prompt is found out
+    batch_size: int = 10  # training rows a prompt is evaluated on; the source had one sample of 30
     n_samples: int = 0  # validation rows that a best prompt is scored on; 0: as many as the budget bears
     iterations: int = 200  # the source's runs had about 10
     candidates_per_iteration: int = 1
@@ -49,49 +52,47 @@ class AutomatedGenerator(Optimizer):
     initial_prompts: str = ""  # system texts to start from beside the seed prompt, parted by |; none: a paraphrase
 
     def __post_init__(self) -> None:
-        self.refuse_below(n_records=1, sample_size=0, gate=1, n_samples=0, iterations=1, candidates_per_iteration=1)
+        self.refuse_below(n_records=1, batch_size=1, n_samples=0, iterations=1, candidates_per_iteration=1)
         self.refuse_below(failures_shown=0, gibberish=0)
 
     def optimize(self, problem: Problem, editor: Editor, rng: Random) -> StopReason:
-        rows = problem.draw(self._size(len(problem.train), problem.calls_left), rng)
-        held_out = problem.validation[: self._held_out(len(problem.validation), problem.calls_left)]
-        pool = Pool(len(rows))
+        sample = problem.validation[: self._sample(len(problem.validation), problem.calls_left)]
+        best = problem.score(problem.seed, sample)
+        pool = Pool()
         problem.report("training_curve", pool.curve)
         problem.report("records", pool.table)
-        best = problem.score(problem.seed, rows)
-        pool.add(best)
-        problem.log("start", "accept", pool.says(best), candidate=problem.seed, numbers={"candidate": best.mean})
+        batch = problem.draw(self.batch_size, rng)
+        pool.add(problem.score(problem.seed, batch))
         for operator, prompt in self._starts(problem, editor):
-            best = self._try(operator, problem, pool, prompt, best, rows, held_out)
+            best = _try(problem, operator, pool, prompt, best, batch, sample)
         for _ in range(self.iterations):
-            data = self._evidence(problem, pool, best, rng)
+            batch = problem.draw(self.batch_size, rng)
+            before = problem.score(best.prompt, batch)
+            pool.add(before)
+            data = self._evidence(problem, pool, before, rng)
             parent, score = best.prompt, best.mean
             for _ in range(self.candidates_per_iteration):
                 candidate = editor.rewrite("generate", parent, GENERATE, data=data, score=score)
                 if candidate:
-                    best = self._try("generate", problem, pool, candidate, best, rows, held_out)
+                    best = _try(problem, "generate", pool, candidate, best, batch, sample)
         return StopReason.MAX_ITERATIONS
 
     def plan(self, extent: Extent, budget: Budget) -> Forecast:
-        size = self._size(extent.train, budget.task_calls)
-        held_out = self._held_out(extent.validation, budget.task_calls)
-        gate = min(self.gate, size)
-        starts = self.gibberish + (len(self._initial) or 1)
-        tries = starts + self.iterations * self.candidates_per_iteration
-        most = size + tries * (size + held_out) + held_out
-        likely = max(0, budget.task_calls - size - held_out) // (2 * gate)
+        sample = self._sample(extent.validation, budget.task_calls)
+        batch = min(self.batch_size, extent.train)
         asks = self.iterations * self.candidates_per_iteration
-        return forecast(budget, (size, most, most), (0, min(likely, asks), 8 * (1 + asks)))
+        starts = self.gibberish + (len(self._initial) or 1)
+        # every iteration scores the best prompt on a new batch, and again where another candidate has replaced it
+        most = sample + batch + starts * (2 * batch + sample) + self.iterations * batch + asks * (2 * batch + sample)
+        likely = max(0, budget.task_calls - sample) // (2 * batch)
+        return forecast(budget, (sample, most, most), (0, min(likely, asks), 8 * (1 + asks)))
 
     @property
     def _initial(self) -> list[str]:
         return [text.strip() for text in self.initial_prompts.split("|") if text.strip()]
 
-    def _size(self, train: int, calls: int) -> int:
-        return min(self.sample_size or max(LEAST_SAMPLE, calls // 40), train)
-
-    def _held_out(self, validation: int, calls: int) -> int:
-        return min(self.n_samples or sample_size(validation, calls), validation)
+    def _sample(self, validation: int, calls: int) -> int:
+        return min(self.n_samples, validation) if self.n_samples else sample_size(validation, calls)
 
     def _starts(self, problem: Problem, editor: Editor) -> Iterable[tuple[str, Prompt]]:
         """The starting prompts beside the seed."""
@@ -107,73 +108,68 @@ class AutomatedGenerator(Optimizer):
             elif not problem.is_scored(prompt):
                 yield operator, prompt
 
-    def _try(
-        self,
-        operator: str,
-        problem: Problem,
-        pool: Pool,
-        prompt: Prompt,
-        best: Evaluation,
-        rows: Sequence[Example],
-        held_out: Sequence[Example],
-    ) -> Evaluation:
-        """Evaluates a prompt as far as it is promising; the better one of it and the best."""
-        gate = rows[: self.gate]
-        first, bar = problem.score(prompt, gate), problem.score(best.prompt, gate)
-        if len(gate) < len(rows) and pool.rank(first) >= pool.rank(bar):
-            return self._settle(operator, problem, pool, first, best, bar, accepted=False)
-        trial = problem.score(prompt, rows)
-        accepted = pool.rank(trial) < pool.rank(best)
-        if accepted:
-            known, new = problem.score_all([best.prompt, prompt], held_out)
-            accepted = new.mean >= known.mean
-        return self._settle(operator, problem, pool, trial, best, best, accepted=accepted)
-
-    def _settle(
-        self,
-        operator: str,
-        problem: Problem,
-        pool: Pool,
-        trial: Evaluation,
-        best: Evaluation,
-        bar: Evaluation,
-        *,
-        accepted: bool,
-    ) -> Evaluation:
-        """Pool and log an evaluation, with what it was compared with."""
-        pool.add(trial)
-        problem.log(
-            operator,
-            "accept" if accepted else "reject",
-            f"{pool.says(trial)}; the best has {pool.says(bar)}",
-            parents=[best.prompt] if operator == "generate" else [],
-            candidate=trial.prompt,
-            numbers={
-                "candidate": trial.mean,
-                "candidate_entropy": pool.entropy(trial),
-                "best": bar.mean,
-                "best_entropy": pool.entropy(bar),
-            },
-        )
-        return trial if accepted else best
-
-    def _evidence(self, problem: Problem, pool: Pool, best: Evaluation, rng: Random) -> str:
+    def _evidence(self, problem: Problem, pool: Pool, before: Evaluation, rng: Random) -> str:
         """What follows the best prompt: its figures and records, then the other prompts whose records were chosen."""
         chosen = pool.choose(self.n_records, self.strategy, rng)
         if len(pool.sources) > 1:
             problem.log("generate", "skip", f"records ranked by {pool.source} alone; there are {sorted(pool.sources)}")
-        own = list(best.failures())
-        rng.shuffle(own)
-        records = [Record(best.prompt, item) for item in own[: self.failures_shown]]
+        records = [Record(before.prompt, item) for item in before.failures()[: self.failures_shown]]
         records += [record for record in chosen if record not in records]
-        trials = sorted({r.prompt.id: pool.trials[r.prompt.id] for r in records}.values(), key=pool.rank)
-        others = [trial for trial in trials if trial.prompt.id != best.prompt.id]
+        best = before.prompt.id
+        others = {record.prompt.id for record in records} - {best}
         parts = []
-        for trial in (best, *others):
-            parts += [] if trial is best else [show_prompt(trial.prompt, trial.mean)]
+        for prompt_id in (best, *sorted(others, key=lambda each: pool.rank(pool.trials[each]))):
+            trial = pool.trials[prompt_id]
+            parts += [] if prompt_id == best else [show_prompt(trial.prompt, trial.mean)]
             parts += [tag("measured", pool.says(trial))]
-            parts += [_show(problem, r) for r in records if r.prompt.id == trial.prompt.id]
+            parts += [_show(problem, record) for record in records if record.prompt.id == prompt_id]
         return show_all(parts)
+
+
+FIRST = 3  # parts of the validation sample, of which a first one must be won before the rest is asked
+
+
+def _try(
+    problem: Problem,
+    operator: str,
+    pool: Pool,
+    prompt: Prompt,
+    best: Evaluation,
+    batch: Sequence[Example],
+    sample: Sequence[Example],
+) -> Evaluation:
+    """Evaluates a prompt as far as it is promising; the better one of it and the best."""
+    before, after = problem.score_all([best.prompt, prompt], batch)
+    pool.add(after)
+    passed = pool.rank(after) < pool.rank(before)
+    _log(problem, operator, pool, after, before, "the batch", accepted=passed)
+    if not passed:
+        return best
+    for rows in (sample[: len(sample) // FIRST], sample):
+        trial, bar = problem.score(prompt, rows), problem.score(best.prompt, rows)
+        accepted = pool.rank(trial) < pool.rank(bar)
+        if not accepted:
+            break
+    _log(problem, operator, pool, trial, bar, "validation", accepted=accepted)
+    return trial if accepted else best
+
+
+def _log(
+    problem: Problem, operator: str, pool: Pool, new: Evaluation, old: Evaluation, where: str, *, accepted: bool
+) -> None:
+    problem.log(
+        operator,
+        "accept" if accepted else "reject",
+        f"on {where}: {pool.says(new)}; the best has {pool.says(old)}",
+        parents=[old.prompt] if operator == "generate" else [],
+        candidate=new.prompt,
+        numbers={
+            "candidate": new.mean,
+            "candidate_entropy": pool.entropy(new),
+            "best": old.mean,
+            "best_entropy": pool.entropy(old),
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -192,16 +188,20 @@ class Record:
 class Pool:
     """Everything that was evaluated, bad prompts included."""
 
-    size: int  # rows of a whole evaluation
     trials: dict[str, Evaluation] = field(default_factory=dict)
+    source: str = ""  # of the cross entropies of most records: only these are ranked
     curve: list[dict[str, Any]] = field(default_factory=list)
     table: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, trial: Evaluation) -> None:
         """A prompt's records join the pool."""
-        self.trials[trial.prompt.id] = trial
+        known = self.trials.get(trial.prompt.id)
+        seen = {item.example_id for item in known.items} if known else set()
+        fresh = tuple(item for item in trial.items if item.example_id not in seen)
+        self.trials[trial.prompt.id] = replace(trial, items=(*known.items, *fresh)) if known else trial
+        sources = Counter(record.item.ce_source for record in self._records())
+        self.source = max(sorted(sources), key=sources.__getitem__, default="")
         span = interval(trial.values)
-        best = min(self.trials.values(), key=self.rank)
         self.curve.append(
             {
                 "prompt": trial.prompt.id,
@@ -210,10 +210,9 @@ class Pool:
                 "low": span.low,
                 "high": span.high,
                 "cross_entropy": self.entropy(trial),
-                "best": best.mean,
             }
         )
-        for item in trial.items:
+        for item in fresh:
             if item.score is not None:
                 row = {"prompt": trial.prompt.id, "item": item.example_id, "score": item.score.value}
                 self.table.append({**row, "cross_entropy": item.cross_entropy, "source": item.ce_source})
@@ -230,18 +229,12 @@ class Pool:
         """The figures of a prompt in words."""
         nats = self.entropy(trial)
         entropies = f"mean cross entropy {nats:.3f}" if nats < math.inf else "unknown cross entropy"
-        return f"accuracy {trial.mean:.3f} and {entropies} on {len(trial.values)} training rows"
+        return f"accuracy {trial.mean:.3f} and {entropies} on {len(trial.values)} rows"
 
     @property
     def sources(self) -> set[str]:
         """Where the cross entropies come from."""
         return {record.item.ce_source for record in self._records()}
-
-    @property
-    def source(self) -> str:
-        """The source of most records: only these are ranked."""
-        counts = [record.item.ce_source for record in self._records()]
-        return max(sorted(set(counts)), key=counts.count, default="")
 
     def choose(self, count: int, strategy: str, rng: Random) -> list[Record]:
         """Records to show; best_worst: half with the highest cross entropies, half with the lowest."""
