@@ -14,7 +14,7 @@ install: .venv/installed
 
 demo: install  ## a real grid on simulated models: no key, no network
 	$(BIN)/python run_benchmark.py --run-id demo --data sample --models sim/standard --seeds 1 2 --max-concurrent 2 \
-		--demo-datasets gsm8k ai2_arc election_questions cnn_dailymail --optimizers no_op random_paraphrase few_shot --yes
+		--demo-datasets gsm8k ai2_arc election_questions --yes
 
 test: install
 	$(BIN)/python -m pytest
