@@ -30,7 +30,6 @@ from typing import Any, ClassVar, Literal
 from optimizers.base import Extent, Optimizer, forecast, sample_size
 from optimizers.editor import Editor, show_all, show_example, show_failure, show_prompt, tag
 from optimizers.problem import Problem
-from optimizers.screening import screen
 from utils.prompt import Prompt
 from utils.records import Budget, Evaluation, Example, Forecast, ItemScore, StopReason
 from utils.report.statistics import interval
@@ -65,7 +64,7 @@ class AutomatedGenerator(Optimizer):
         batch = problem.draw(self.batch_size, rng)
         pool.add(problem.score(problem.seed, batch))
         for operator, prompt in self._starts(problem, editor):
-            best = _try(problem, operator, pool, prompt, best, batch, sample, rng)
+            best = _try(problem, operator, pool, prompt, best, batch, sample)
         for _ in range(self.iterations):
             batch = problem.draw(self.batch_size, rng)
             before = problem.score(best.prompt, batch)
@@ -75,7 +74,7 @@ class AutomatedGenerator(Optimizer):
             for _ in range(self.candidates_per_iteration):
                 candidate = editor.rewrite("generate", parent, GENERATE, data=data, score=score)
                 if candidate:
-                    best = _try(problem, "generate", pool, candidate, best, batch, sample, rng)
+                    best = _try(problem, "generate", pool, candidate, best, batch, sample)
         return StopReason.MAX_ITERATIONS
 
     def plan(self, extent: Extent, budget: Budget) -> Forecast:
@@ -127,9 +126,6 @@ class AutomatedGenerator(Optimizer):
         return show_all(parts)
 
 
-FIRST_ROWS = 10  # of the validation sample, on which a prompt may be dropped already
-
-
 def _try(
     problem: Problem,
     operator: str,
@@ -138,7 +134,6 @@ def _try(
     best: Evaluation,
     batch: Sequence[Example],
     sample: Sequence[Example],
-    rng: Random,
 ) -> Evaluation:
     """Evaluates a prompt as far as it is promising; the better one of it and the best."""
     before, after = problem.score_all([best.prompt, prompt], batch)
@@ -147,10 +142,7 @@ def _try(
     _log(problem, operator, pool, after, before, "the batch", accepted=passed)
     if not passed:
         return best
-    look = screen(problem, operator, [prompt], best.prompt, sample, FIRST_ROWS, rng)[0]
-    if not look.passed:
-        return best
-    trial = problem.score(prompt, sample)  # known by now
+    trial = problem.score(prompt, sample)
     accepted = pool.rank(trial) < pool.rank(best)
     _log(problem, operator, pool, trial, best, "validation", accepted=accepted)
     return trial if accepted else best
