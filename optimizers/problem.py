@@ -101,7 +101,10 @@ class Problem:
         self._prompts.update({prompt.id: prompt for prompt in prompts})
         evaluations = [self._evaluation(prompt, split, chosen) for prompt in prompts]
         for evaluation in evaluations:
-            refuse_failures(evaluation, self._rules.max_failed_share)
+            # of a few rows one failed call is a large share: small batches are judged together with all before them
+            if len(evaluation.items) >= JUDGED or not evaluation.values:
+                refuse_failures(evaluation, self._rules.max_failed_share)
+        self._refuse_failures_so_far()
         if split is Split.VALIDATION and wanted:
             self._extend_curve(prompts)
         return evaluations
@@ -114,10 +117,13 @@ class Problem:
         """
         self._ask(pairs)
         self._prompts.update({prompt.id: prompt for prompt, _ in pairs})
+        self._refuse_failures_so_far()
+        return [self._scored[prompt.id, example.id] for prompt, example in pairs]
+
+    def _refuse_failures_so_far(self) -> None:
         if len(self._scored) >= JUDGED:
             so_far = Evaluation(self.seed, Split.TRAIN, tuple(self._scored.values()))
             refuse_failures(so_far, self._rules.max_failed_share)
-        return [self._scored[prompt.id, example.id] for prompt, example in pairs]
 
     def _ask(self, pairs: Iterable[tuple[Prompt, Example]]) -> bool:
         """Score what was not scored before; True if there was something."""

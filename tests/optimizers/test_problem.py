@@ -170,6 +170,18 @@ def test_more_failures_end_the_task_with_the_class_of_the_commonest_error() -> N
     assert str(caught.value) == "5 of 40 calls failed, most often: too long"
 
 
+def test_one_failed_call_in_a_small_batch_is_borne() -> None:
+    with opened(failing_on(1)) as problem:
+        assert problem.score(SEED, VALIDATION[:3]).failed == 1
+        assert problem.score(SEED).failed == 1
+
+
+def test_failures_in_small_batches_add_up() -> None:
+    with opened(failing_on(*range(0, 40, 3))) as problem, pytest.raises(TaskError):
+        for start in range(0, 40, 4):
+            problem.score(SEED, VALIDATION[start : start + 4])
+
+
 def test_where_every_call_failed_the_task_ends_whatever_the_limit() -> None:
     with opened(failing_on(*range(40)), rules=Rules(max_failed_share=1.0)) as problem, pytest.raises(TaskError):
         problem.score(SEED)
