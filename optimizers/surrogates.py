@@ -12,6 +12,7 @@ believes of a set (`posterior_mean`). It knows neither prompts nor models; rende
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -158,8 +159,7 @@ class LinearThompson:
     def _fit(self) -> tuple[Vector, Vector, dict[int, int]]:
         """Mean m and precision Lambda of (mu, c, w_1, ...), and the column of each member; fitted once a tell."""
         if self._posterior is None:
-            import numpy as np
-
+            np = _numpy()
             shown = {i for chosen, _, _ in self._trials for i in chosen}
             members = sorted(shown | set(self._members or ()))
             column = {member: position for position, member in enumerate(members, start=2)}
@@ -178,8 +178,7 @@ class LinearThompson:
 
     def _draw(self, rng: Random) -> tuple[float, dict[int, float]]:
         """One sample of (c, w_i) from N(m, Lambda^-1)."""
-        import numpy as np
-
+        np = _numpy()
         m, precision, column = self._fit()
         z = np.array([rng.gauss(0, 1) for _ in m])
         sample = m + np.linalg.solve(np.linalg.cholesky(precision).T, z)  # Lambda = L L', so L'^-1 z ~ N(0, Lambda^-1)
@@ -192,6 +191,14 @@ class LinearThompson:
         sizes = range(self.pool.min_k, self.pool.max_k + 1)
         best = max(sizes, key=lambda k: c * k + math.fsum(weights[i] for i in ranked[:k]))  # ties: the fewest
         return tuple(ranked[:best])
+
+
+def _numpy() -> Any:
+    """numpy with one BLAS thread: matrices of 100 x 100 gain nothing from more, and workers would fight over cores."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    import numpy
+
+    return numpy
 
 
 def stratified(strata: Sequence[Hashable], count: int, rng: Random) -> list[int]:
