@@ -35,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     variant = "few_shot:max_trials=5,surrogate=random"
     for run_id, more, code in (
         ("good", [variant, "--models", "sim/standard", "--seeds", "1", "2"], 0),
-        ("bad", ["--models", "sim/standard", "sim/refuses", "--model-params", "content_filter=0.3"], 1),
+        ("bad", ["--models", "sim/standard", "sim/refuses", "--model-params", "content_filter=1"], 1),
     ):
         done = subprocess.run(command(folder, *grid, *more, "--run-id", run_id), capture_output=True, timeout=60)
         assert done.returncode == code
