@@ -19,7 +19,7 @@ from utils.door import Door
 from utils.errors import CallError, ErrorKind, TaskError
 from utils.metrics.base import JudgedMetric, Metric
 from utils.metrics.cross_entropy import cross_entropy
-from utils.prompt import Demo, Prompt
+from utils.prompt import Demo, Prompt, diff
 from utils.records import Completion, Evaluation, Example, ItemScore, Request, Role, Score, Split, Step
 
 logger = logging.getLogger("optimizer")
@@ -197,7 +197,7 @@ class Problem:
         decision: str,
         reason: str,
         *,
-        parents: Iterable[Prompt] = (),
+        parents: Sequence[Prompt] = (),
         candidate: Prompt | None = None,
         numbers: Mapping[str, float] | None = None,
     ) -> None:
@@ -205,7 +205,9 @@ class Problem:
         spent = self._door.ledger.logical
         logger.info("%s: %s: %s", operator, decision, reason)
         ids = tuple(parent.id for parent in parents)
-        self.steps.append(Step(len(self.steps), operator, decision, reason, ids, candidate, numbers or {}, spent))
+        change = diff(parents[0], candidate) if parents and candidate else ""
+        step = Step(len(self.steps), operator, decision, reason, ids, candidate, change, numbers or {}, spent)
+        self.steps.append(step)
 
     def find(self, example_id: str) -> Example:
         """A training example by its id: what an editor may be shown. KeyError for any other."""

@@ -18,7 +18,6 @@ is the harness's, and metrics are the dataset's.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from typing import Any, Literal
 from optimizers.base import Extent, Optimizer, forecast, sample_size
 from optimizers.editor import MAX_DUPLICATE_RETRIES, Ask, Editor, show_all, show_example, show_failure, tag
 from optimizers.problem import Problem
-from utils.prompt import Prompt
+from utils.prompt import Prompt, diff
 from utils.records import Budget, Evaluation, Forecast, ItemScore, StopReason
 
 MAX_EDITS = 3  # of one targeted_edit
@@ -238,15 +237,6 @@ class History:
             }
         )
         self.problem.report("versions", list(self.versions))
-
-
-def diff(old: Prompt, new: Prompt) -> str:
-    """A unified diff of two prompts, text by text; worked examples count as one line each."""
-    parts = [(name, getattr(old, name).splitlines(), getattr(new, name).splitlines()) for name in ("system", "output")]
-    parts.append(("demos", [demo.example_id for demo in old.demos], [demo.example_id for demo in new.demos]))
-    return "\n".join(
-        line for name, before, after in parts for line in difflib.unified_diff(before, after, name, name, lineterm="")
-    )
 
 
 def _apply(text: str, op: str, find: str, new: str) -> str:

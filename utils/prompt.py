@@ -6,6 +6,7 @@ template are left alone; `str.format` is never used.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 DEMOS = "demos"  # the placeholder that the demos fill
 TARGET = "target"  # the placeholder, in a demo template, of the expected answer
+TEXTS = ("system", "user", "output")
 RESERVED = frozenset({DEMOS, TARGET})  # no input column may have these names
 
 
@@ -87,6 +89,15 @@ class Prompt:
             return fill(self.demo_template, {**demo.inputs, TARGET: demo.target})
         # not through a template: a column's name need not be one that a placeholder can have
         return "\n".join([*(f"{name}: {value}" for name, value in demo.inputs.items()), f"Answer: {demo.target}"])
+
+
+def diff(old: Prompt, new: Prompt) -> str:
+    """A unified diff of two prompts, text by text; worked examples count as one line each."""
+    parts = [(name, getattr(old, name).splitlines(), getattr(new, name).splitlines()) for name in TEXTS]
+    parts.append(("demos", [demo.example_id for demo in old.demos], [demo.example_id for demo in new.demos]))
+    return "\n".join(
+        line for name, before, after in parts for line in difflib.unified_diff(before, after, name, name, lineterm="")
+    )
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

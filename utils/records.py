@@ -309,6 +309,7 @@ class Step:
     reason: str
     parents: tuple[str, ...] = ()  # prompt ids
     candidate: Prompt | None = None
+    diff: str = ""  # from the first parent to the candidate
     numbers: Mapping[str, float] = field(default_factory=dict)  # what was compared
     spent: Spend = Spend()  # logical, when the decision was made
 

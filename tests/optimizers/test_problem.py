@@ -22,7 +22,7 @@ from utils.ledger import Ledger
 from utils.metrics.base import JudgedMetric, Metric
 from utils.metrics.exact_match import ExactMatch
 from utils.metrics.token_f1 import TokenF1
-from utils.prompt import Demo, Prompt
+from utils.prompt import Demo, Prompt, diff
 from utils.records import Budget, Completion, Example, Message, Request, Role, Score, Split
 
 WORDS = [f"word{i}" for i in range(400)]
@@ -469,3 +469,5 @@ def test_a_decision_is_logged_with_what_had_been_spent() -> None:
     first, second = problem.steps
     assert (first.index, second.index, second.parents, second.candidate) == (0, 1, (SEED.id,), named("a"))
     assert (first.spent.task_calls, second.spent.task_calls) == (0, 40)
+    assert (first.diff, second.diff) == ("", diff(SEED, named("a")))
+    assert second.diff

@@ -14,7 +14,7 @@ from benchmark_config import Settings
 from benchmark_task import build_optimizer, expand, parse_optimizer
 from optimizers.editor import EDITOR, Editor
 from optimizers.problem import Problem
-from optimizers.three_llm import ThreeLLM, diff
+from optimizers.three_llm import ThreeLLM
 from tests.models import Scripted
 from utils.door import Door
 from utils.errors import OptimizerFailed, UsageError
@@ -257,10 +257,6 @@ def test_versions_tell_reason_and_difference() -> None:
     assert (second["accepted"], second["reason"]) == (True, "because 4")
     assert {"-Answer. Be kind.", "+Answer number 0 +4.", "+Say it."} <= set(second["diff"].splitlines())
     assert (third["accepted"], third["validation"]) == (False, 0.1)
-
-
-def test_the_same_prompt_has_no_difference() -> None:
-    assert diff(SEED, SEED) == ""
 
 
 def test_a_proposal_that_was_scored_is_asked_for_again_three_times_at_most() -> None:

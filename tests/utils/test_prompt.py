@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import COLUMNS, TRICKY, demos, prompts, rows, texts
-from utils.prompt import DEMOS, PLACEHOLDER, Demo, Prompt, fill
+from utils.prompt import DEMOS, PLACEHOLDER, Demo, Prompt, diff, fill
 from utils.records import Message
 
 ONE = Demo("t1", {"question": "2+2?"}, "4")
@@ -182,3 +182,22 @@ def test_the_length_counts_all_texts_and_demos(prompt: Prompt, shown: list[Demo]
 def test_the_reserved_slot_is_no_column() -> None:
     assert DEMOS not in COLUMNS
     assert Message("user", "q") == Prompt(user="{question}").render({"question": "q"})[-1]
+
+
+@given(prompts, prompts)
+def test_prompts_differ_where_a_text_or_a_demo_does(old: Prompt, new: Prompt) -> None:
+    shown = [[p.system.splitlines(), p.user.splitlines(), p.output.splitlines()] for p in (old, new)]
+    ids = [[demo.example_id for demo in p.demos] for p in (old, new)]
+    assert (diff(old, new) == "") == (shown[0] == shown[1] and ids[0] == ids[1])
+
+
+def test_a_difference_names_the_text_it_is_in() -> None:
+    changed = diff(Prompt("Answer.", "{question}", demos=(ONE,)), Prompt("Answer.\nThink.", "{question}", demos=(TWO,)))
+    lines = changed.splitlines()
+    assert [line for line in lines if line.startswith(("+++", "---"))] == [
+        "--- system",
+        "+++ system",
+        "--- demos",
+        "+++ demos",
+    ]
+    assert {"+Think.", f"-{ONE.example_id}", f"+{TWO.example_id}"} <= set(lines)
