@@ -132,12 +132,7 @@ class Runner:
             return
         self._submission = self.archive.submit(kind, tasks, created)
         self._waiting.extend(tasks)
-        self._retried_at = {
-            task_id: submission.number
-            for submission in self.archive.submissions()
-            if submission.kind is Kind.RETRY
-            for task_id in submission.task_ids
-        }
+        self._retried_at = self.archive.retried_at()
         self._earlier = {task.task_id: states[task.task_id].attempts for task in tasks}
         self.purse = Purse(self.limits.run_usd, self.paid_before_usd)
         if self.limits.share_answers:

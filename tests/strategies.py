@@ -145,6 +145,7 @@ steps = st.builds(
     texts,
     st.lists(names, max_size=2).map(tuple),
     st.none() | prompts,
+    texts,
     st.dictionaries(names, numbers, max_size=2),
     spends,
 )

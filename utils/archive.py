@@ -17,6 +17,7 @@ listings and the submissions. `Blobs` knows bytes, `RunArchive` alone knows this
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import time
@@ -91,6 +92,7 @@ class Kind(StrEnum):
     RESUME = "resume"
     RETRY = "retry"
     EXTEND = "extend"
+    CANCEL = "cancel"  # its tasks are taken back: no earlier dispatch may begin them
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,17 @@ class RunArchive:
 
     # ------------------------------------------------------------------ dispatch
 
-    def submissions(self) -> list[Submission]:
-        """All dispatches, in order."""
-        names = sorted(self.blobs.list("submissions"), key=lambda name: int(name.split(".")[0]))
-        return [loads(Submission, self.blobs.read(f"submissions/{name}")) for name in names]
+    def submissions(self, *, after: int = 0) -> list[Submission]:
+        """All dispatches, or those after a number, in order."""
+        numbers = sorted(int(name.split(".")[0]) for name in self.blobs.list("submissions"))
+        return [
+            loads(Submission, self.blobs.read(f"submissions/{number}.json")) for number in numbers if number > after
+        ]
+
+    def retried_at(self) -> dict[str, int]:
+        """The latest retry of each task that was retried: what failed before it is asked again."""
+        retries = (submission for submission in self.submissions() if submission.kind is Kind.RETRY)
+        return {task_id: submission.number for submission in retries for task_id in submission.task_ids}
 
     def submit(self, kind: Kind, tasks: Iterable[TaskSpec], created: str) -> Submission:
         """Write down that these tasks are dispatched now."""
@@ -216,6 +225,11 @@ class RunArchive:
     def load_result(self, name: str) -> TaskResult:
         """The result in a file that `states` named, without its bulk."""
         return loads(TaskResult, self.blobs.read(f"results/{name}"))
+
+    def read_result(self, name: str) -> dict[str, Any]:
+        """The same in its encoded form: for looking at thousands of them."""
+        result: dict[str, Any] = json.loads(self.blobs.read(f"results/{name}"))
+        return result
 
     def load_details(self, name: str) -> TaskResult:
         """The same result whole. A failed attempt has no more to tell than its result file."""

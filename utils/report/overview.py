@@ -6,27 +6,45 @@ One dict a task, one for the run. Everything that is shown in a terminal or writ
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from utils.archive import RunArchive, TaskState
-from utils.records import RunPlan, Status, TaskResult, TaskSpec
+from utils.records import RunPlan, Status, TaskSpec
 from utils.serialization import encode
 
 Row = dict[str, Any]
 
+OUTCOME = ("status", "stop_reason", "initial", "final", "gain", "spent", "scoring", "seconds")  # told as it is
+
 
 class Overview:
-    """A run as it is now. Results are read once each: looking again costs two listings."""
+    """A run as it is now. Results are read once each: looking again costs two listings.
 
-    def __init__(self, archive: RunArchive, plan: RunPlan) -> None:
+    `read` gives the outcomes in result files by their names; `links` the pages on which a task can be looked at.
+    """
+
+    def __init__(
+        self,
+        archive: RunArchive,
+        plan: RunPlan,
+        *,
+        read: Callable[[Sequence[str]], Mapping[str, Row]] | None = None,
+        links: Callable[[str], Mapping[str, str]] = lambda task_id: {},
+    ) -> None:
         self._archive = archive
         self._plan = plan
-        self._rows: dict[str, Row] = {}  # by the name of the result file
+        self._blank = {spec.task_id: task_row(spec) for spec in plan.tasks}
+        self._outcomes: dict[str, Row] = {}  # by the name of the result file
+        self._read = read or self._read_each
+        self._links = links
 
     def render(self, *, stopped: bool = False) -> Row:
         """The run and its tasks. `stopped`: nobody is working on it."""
         states = self._archive.states(self._plan.tasks)
-        tasks = [self._row(spec, states[spec.task_id]) for spec in self._plan.tasks]
+        fresh = [state.result for state in states.values() if state.result and state.result not in self._outcomes]
+        self._outcomes.update(self._read(fresh))
+        tasks = [self._row(task_id, states[task_id]) for task_id in self._blank]
         return {
             "run_id": self._plan.run_id,
             "created": self._plan.created,
@@ -36,12 +54,13 @@ class Overview:
             "tasks": tasks,
         }
 
-    def _row(self, spec: TaskSpec, state: TaskState) -> Row:
-        if not state.result:
-            return {**task_row(spec, None), "status": state.status.value, "attempts": len(state.attempts)}
-        if state.result not in self._rows:
-            self._rows[state.result] = task_row(spec, self._archive.load_result(state.result))
-        return {**self._rows[state.result], "attempts": len(state.attempts)}
+    def _row(self, task_id: str, state: TaskState) -> Row:
+        row = {**self._blank[task_id], "status": state.status.value, "attempts": len(state.attempts)}
+        row["links"] = dict(self._links(task_id))
+        return {**row, **self._outcomes[state.result]} if state.result else row
+
+    def _read_each(self, names: Sequence[str]) -> dict[str, Row]:
+        return {name: outcome(self._archive.read_result(name)) for name in names}
 
 
 def run_status(tasks: list[Row], *, stopped: bool) -> str:
@@ -54,8 +73,8 @@ def run_status(tasks: list[Row], *, stopped: bool) -> str:
     return "running" if counts["running"] or not stopped else "interrupted"
 
 
-def task_row(spec: TaskSpec, result: TaskResult | None) -> Row:
-    """One task: what it is, and what came of it where something did."""
+def task_row(spec: TaskSpec, result: Row | None = None) -> Row:
+    """One task: what it is, and what came of it (an encoded `TaskResult`) where something did."""
     row: Row = {
         "task_id": spec.task_id,
         "dataset": spec.dataset,
@@ -74,20 +93,15 @@ def task_row(spec: TaskSpec, result: TaskResult | None) -> Row:
         "scoring": None,
         "seconds": None,
         "error": None,
+        "links": {},
     }
-    return row if result is None else {**row, **_outcome(result)}
+    return row if result is None else {**row, **outcome(result)}
 
 
-def _outcome(result: TaskResult) -> Row:
-    failure = result.error
+def outcome(result: Row) -> Row:
+    """What a task's row says of its encoded result."""
+    error = result["error"]
     return {
-        "status": result.status.value,
-        "stop_reason": result.stop_reason.value,
-        "initial": encode(result.initial),
-        "final": encode(result.final),
-        "gain": encode(result.gain),
-        "spent": encode(result.spent),
-        "scoring": encode(result.scoring),
-        "seconds": result.seconds,
-        "error": None if failure is None else {"class": failure.kind.value, "message": failure.message},
+        **{key: result[key] for key in OUTCOME},
+        "error": None if error is None else {"class": error["kind"], "message": error["message"]},
     }

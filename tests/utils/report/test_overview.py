@@ -11,7 +11,7 @@ from tests.utils.report.runs import done, failed, nan_result, spec, written
 from utils.archive import Attempt, Claim, Kind
 from utils.records import Status
 from utils.report.overview import Overview, run_status, task_row
-from utils.serialization import dumps
+from utils.serialization import dumps, encode
 
 A, B, C = (spec(seed) for seed in (1, 2, 3))
 
@@ -44,21 +44,26 @@ def test_every_task_of_the_plan_has_a_row_in_its_order(tmp_path: Path) -> None:
 
 
 def test_a_row_has_the_same_keys_whatever_came_of_the_task() -> None:
-    rows = [task_row(A, None), task_row(A, done(A)), task_row(A, failed(A)), task_row(A, nan_result(A))]
+    rows = [
+        task_row(A),
+        task_row(A, encode(done(A))),
+        task_row(A, encode(failed(A))),
+        task_row(A, encode(nan_result(A))),
+    ]
     assert all(row.keys() == rows[0].keys() for row in rows)
 
 
 def test_a_failure_is_its_class_and_message_without_a_traceback() -> None:
-    assert task_row(A, failed(A))["error"] == {"class": "auth", "message": "refused"}
+    assert task_row(A, encode(failed(A)))["error"] == {"class": "auth", "message": "refused"}
 
 
 def test_the_row_is_json_even_where_nothing_is_known() -> None:
-    row = task_row(A, nan_result(A))
+    row = task_row(A, encode(nan_result(A)))
     assert json.loads(dumps(row))["gain"]["mean"] == {"$float": "nan"}
 
 
 def test_the_figures_are_those_of_the_result() -> None:
-    row = task_row(A, done(A))
+    row = task_row(A, encode(done(A)))
     assert row["final"]["scores"]["test"]["mean"] == 0.75
     assert row["gain"]["mean"] == 0.25
     assert (row["spent"]["billed"]["usd"], row["seconds"], row["stop_reason"]) == (0.2, 12.0, "max_iterations")
@@ -66,7 +71,7 @@ def test_the_figures_are_those_of_the_result() -> None:
 
 @pytest.mark.parametrize("change", [{"model": "sim/standard"}, {"optimizer_model": "sim/x"}, {"judge_model": "sim/x"}])
 def test_one_simulated_model_makes_a_row_simulated(change: dict) -> None:
-    assert task_row(spec(**change), None)["simulated"]
+    assert task_row(spec(**change))["simulated"]
 
 
 def test_a_result_is_read_once_however_often_one_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

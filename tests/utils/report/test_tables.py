@@ -29,12 +29,13 @@ from utils.report.tables import (
     total_paid,
     verdict,
 )
+from utils.serialization import encode
 
 A, B = spec(1), spec(2)
 
 
 def overview(*tasks: tuple[TaskSpec, TaskResult | None], **more: Any) -> dict[str, Any]:
-    rows = [task_row(task, result) for task, result in tasks]
+    rows = [task_row(task, encode(result) if result else None) for task, result in tasks]
     base = {
         "run_id": "r",
         "created": "2026-01-02T03:04:05+00:00",
@@ -110,7 +111,7 @@ def test_a_task_that_is_not_done_has_no_figures() -> None:
 
 def test_seeds_share_a_line_and_variants_do_not() -> None:
     variant = spec(optimizer_params={"k": 1})
-    grouped = cells([task_row(task, None) for task in (A, B, variant)])
+    grouped = cells([task_row(task) for task in (A, B, variant)])
     assert {key[2]: len(rows) for key, rows in grouped.items()} == {"few_shot": 2, "few_shot:k=1": 1}
 
 
@@ -178,12 +179,12 @@ def test_a_missing_number_is_no_zero() -> None:
 
 
 def test_one_unknown_price_makes_the_total_unknown() -> None:
-    row = task_row(A, done(A))
+    row = task_row(A, encode(done(A)))
     assert paid(row) == pytest.approx(0.25)
     unknown = {**row, "spent": {**row["spent"], "billed": {**row["spent"]["billed"], "usd": None}}}
     assert paid(unknown) is None
     assert total_paid([row, unknown]) is None
-    assert total_paid([row, task_row(B, None)]) == pytest.approx(0.25)
+    assert total_paid([row, task_row(B)]) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(
