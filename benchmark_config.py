@@ -104,6 +104,11 @@ class Settings:
     cache: bool = True  # share answers at temperature 0 between the tasks of a run
     log_level: str = "info"
 
+    @property
+    def named_models(self) -> tuple[str, ...]:
+        """Every model that is asked, the task models first."""
+        return tuple(dict.fromkeys(filter(None, (*self.models, self.optimizer_model, self.judge_model))))
+
 
 @dataclass(frozen=True)
 class Defaults:

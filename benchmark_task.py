@@ -7,7 +7,9 @@ becomes a failed result.
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
+import platform
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -15,15 +17,15 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import yaml
 
-from benchmark_config import DATASETS, DEFAULTS, MODELS, OPTIMIZERS, Settings
+from benchmark_config import DATASETS, DEFAULTS, OPTIMIZERS, Settings
 from optimizers.base import Extent, Optimizer
 from optimizers.editor import Editor
 from optimizers.problem import Problem, Rules, ask_scores, refuse_failures, spans_of
-from utils.archive import Attempt, RunArchive
+from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.dataset_specs.base import DatasetSpec, check_prompt, load_splits
 from utils.dataset_specs.csv_file import csv_spec
 from utils.door import Door, Purse
@@ -44,6 +46,7 @@ from utils.records import (
     Progress,
     Request,
     Role,
+    RunPlan,
     Split,
     Splits,
     Standing,
@@ -52,27 +55,87 @@ from utils.records import (
     TaskResult,
     TaskSpec,
 )
-from utils.report.estimate import CHARACTERS_A_TOKEN, Need, prompt_tokens
+from utils.report.estimate import CHARACTERS_A_TOKEN, Estimate, Need, prompt_tokens
 from utils.report.statistics import interval_of, paired_gain
 from utils.serialization import decode, encode
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 logger = logging.getLogger("benchmark")
 
 SIMULATED = "sim/"  # what the names of simulated models begin with
+VERSIONED = ("litellm", "datasets", "numpy", "optuna")
 DEMO_FRAME = 60  # characters that a template puts around a demo
+
+
+# --------------------------------------------------------------------------- where a run is done
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A run that is ready to go: its plan, what is to be done, and why."""
+
+    archive: RunArchive
+    plan: RunPlan
+    added: RunPlan | None  # to be written before the first dispatch: the plan itself, or an extension
+    kind: Kind
+    tasks: tuple[TaskSpec, ...]
+    states: Mapping[str, TaskState]
+    splits: tuple[tuple[TaskSpec, Splits], ...]  # rows to be kept with the run
+    estimate: Estimate
+    notes: tuple[str, ...]
+
+
+class Venue(Protocol):
+    """Where the workers of a run are and its files live: this machine, or Modal. All else is the same for both."""
+
+    @property
+    def flags(self) -> str:
+        """The options that lead another command to the same place, with a space before each."""
+
+    def archive(self, run_id: str) -> RunArchive:
+        """The archive of a run, which may not exist yet."""
+
+    def known_runs(self) -> list[str]:
+        """The ids of the runs that are there."""
+
+    def check(self, settings: Settings) -> None:
+        """Raises UsageError for settings that cannot be kept here."""
+
+    def check_models(self, names: Sequence[str], params: Mapping[str, Any]) -> None:
+        """Raises UsageError for a model that no worker here could ask."""
+
+    def configured_models(self) -> tuple[str, ...]:
+        """The rows of MODELS whose keys the workers have. Raises UsageError if there are none."""
+
+    def warm_up(self, models: Sequence[str]) -> None:
+        """Begin what takes time before the first task can start."""
+
+    def unfinished(
+        self, archive: RunArchive, tasks: Sequence[TaskSpec], states: Mapping[str, TaskState]
+    ) -> tuple[TaskSpec, ...]:
+        """The tasks that are not final and that nobody will bring to an end."""
+
+    def dispatch(self, launch: Launch, settings: Settings, console: Console, *, as_json: bool) -> int:
+        """Do what is to be done, or have it done, and show what there is to see; the exit code."""
+
+    def cancel(self, archive: RunArchive, tasks: Sequence[TaskSpec], console: Console) -> int:
+        """Take back those of some tasks that are not final; the exit code."""
 
 
 # --------------------------------------------------------------------------- the plan
 
 
 def expand(settings: Settings) -> tuple[TaskSpec, ...]:
-    """The tasks of a grid: dataset x optimizer x model x seed, in that order. Raises UsageError for what is wrong."""
+    """The tasks of a grid: dataset x optimizer x model x seed, in that order. Raises UsageError for what is wrong.
+
+    Whether the models can be asked is for a `Venue` to say.
+    """
     datasets = _datasets(settings)
     optimizers = [parse_optimizer(text) for text in settings.optimizers or tuple(OPTIMIZERS)]
-    models = settings.models or configured_models()
-    named = tuple(dict.fromkeys(filter(None, (*models, settings.optimizer_model, settings.judge_model))))
-    for name in named:
-        check_model(name, settings.model_params)
+    models = settings.models
+    named = settings.named_models
     if 0 < sum(name.startswith(SIMULATED) for name in named) < len(named):
         raise UsageError(
             f"simulated and real models in one run ({', '.join(named)}): play money and money cannot be added up;"
@@ -157,17 +220,6 @@ def build_optimizer(spec: TaskSpec) -> Optimizer:
     return _build(spec.optimizer, spec.optimizer_params)
 
 
-def configured_models() -> tuple[str, ...]:
-    """The rows of MODELS whose keys are present."""
-    import os
-
-    present = tuple(name for name, variable in MODELS.items() if os.environ.get(variable))
-    if not present:
-        variables = ", ".join(dict.fromkeys(MODELS.values()))
-        raise UsageError(f"no model named and no key found ({variables}); set one, or try --models sim/standard")
-    return present
-
-
 def check_model(name: str, params: Mapping[str, Any]) -> None:
     """Raises UsageError for a name that neither the simulation nor litellm knows, or where its key is missing."""
     if name.startswith(SIMULATED):
@@ -197,6 +249,17 @@ def _datasets(settings: Settings) -> tuple[str, ...]:
     if settings.dataset_csv:
         return (*settings.demo_datasets, csv_spec(settings.dataset_csv).name)
     return settings.demo_datasets or tuple(DATASETS)
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on besides this project."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def check_limits(settings: Settings) -> None:

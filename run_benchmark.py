@@ -1,8 +1,9 @@
-"""Run a grid of prompt optimizers: dataset x optimizer x model x seed, on this machine.
+"""Run a grid of prompt optimizers: dataset x optimizer x model x seed, on this machine or on Modal.
 
     python run_benchmark.py --demo-datasets gsm8k --optimizers few_shot --models openai/gpt-4o-mini --test-mode
 
-Parses, chooses, hands over and shows; what happens is in `local/`.
+Parses, and hands over to the session with the place where the workers are; what happens there is in `local/` and in
+`modal_utils/`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from utils.errors import BenchmarkError
-from utils.validation import any_number, named, one_of_seeds, refuse_missing_values, spread_lists, whole_number
+from utils.validation import (
+    any_number,
+    named,
+    no_modal,
+    one_of_seeds,
+    refuse_missing_values,
+    spread_lists,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from benchmark_task import Venue
 
 USAGE, INTERRUPTED = 2, 130  # exit codes
+DEFAULT_DIR = "./benchmark_results"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -103,6 +116,9 @@ def main(
     call_timeout: Annotated[
         float | None, number(LIMITS, "--call-timeout", "S", "A model call is tried again after so long. Default: 120")
     ] = None,
+    modal: Annotated[
+        bool, option(RUN, "--modal", None, "Workers and files on Modal")
+    ] = False,
     run_id: Annotated[
         str | None, option(RUN, "--run-id", "ID", "Name the run; asked for again it goes on, longer lists extend it")
     ] = None,
@@ -111,6 +127,12 @@ def main(
     ] = None,
     retry_failed_run_id: Annotated[
         str | None, option(RUN, "--retry-failed-run-id", "ID", "Run the failed tasks of a run again")
+    ] = None,
+    error_class: Annotated[
+        Names, option(RUN, "--error-class", "NAME ...", "Of a retry: only failures of these classes")
+    ] = None,
+    cancel_run_id: Annotated[
+        str | None, option(RUN, "--cancel-run-id", "ID", "With --modal: take back what a run has not finished")
     ] = None,
     checkpoint_dir: Annotated[
         str | None, option(RUN, "--checkpoint-dir", "DIR", "Results directory. Default: ./benchmark_results")
@@ -163,19 +185,38 @@ def main(
         "cache": False if no_cache else None,
         "log_level": log_level,
     }
-    from local.session import conduct
+    from local.session import cancel, conduct
 
+    venue_at = modal_venue if modal else local_venue
+    if cancel_run_id is not None:
+        raise typer.Exit(cancel(cancel_run_id, venue_at(checkpoint_dir or DEFAULT_DIR)))
     raise typer.Exit(
         conduct(
             given,
+            venue_at,
             manifest=config,
             resume=resume_run_id,
             retry=retry_failed_run_id,
+            errors=named("--error-class", error_class),
             dry_run=dry_run,
             yes=yes,
             as_json=json_,
         )
     )
+
+
+def local_venue(checkpoint_dir: str) -> Venue:
+    from local.venue import LocalVenue
+
+    return LocalVenue(checkpoint_dir)
+
+
+def modal_venue(_checkpoint_dir: str) -> Venue:
+    try:
+        from modal_utils.coordinator import ModalVenue
+    except ModuleNotFoundError as error:
+        raise no_modal(error) from None
+    return ModalVenue()
 
 
 def option_names(command: Any, is_wanted: Callable[[Any], bool]) -> list[str]:

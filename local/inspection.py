@@ -1,15 +1,19 @@
-"""What `check_results.py` shows of the runs on this machine."""
+"""What `check_results.py` shows: runs as a list, one run, one run on every change of it.
+
+Where runs are looked at, here or on Modal, is a `Source`; the screen is the same.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
+from rich.text import Text
 
 from local.launch import open_run
+from local.venue import LocalVenue
 from utils.archive import is_claimed
 from utils.errors import UsageError
 from utils.report.overview import Overview
@@ -19,38 +23,59 @@ from utils.serialization import dumps
 COMPLETED, NOT_COMPLETED = 0, 1
 WIDE = 120  # columns where there is no terminal that could be narrower
 SILENT_S = 600.0  # without any change: worth a word
-EVERY_S = 2.0
+
+Row = dict[str, Any]
 
 
-def show_runs(root: str, *, as_json: bool) -> int:
+class Look(Protocol):
+    """One run, that can be looked at again and again."""
+
+    every_s: float  # seconds between two looks
+
+    def render(self) -> tuple[Row, bool]:
+        """The run as it is now, and whether nobody is working on it."""
+
+    def note(self) -> str:
+        """A line on those who work on it; empty if there is nothing to say."""
+
+    def advice(self) -> str:
+        """Where to look when nothing has changed for long."""
+
+
+class Source(Protocol):
+    """A place that holds runs."""
+
+    where: str  # in words
+
+    def overviews(self) -> list[Row]:
+        """All runs."""
+
+    def open(self, run_id: str) -> Look:
+        """One run. Raises UsageError where there is none of that id."""
+
+
+def show_runs(source: Source, *, as_json: bool) -> int:
     """A line for each run, oldest first."""
-    folder = Path(root)
-    if not folder.is_dir():
-        raise UsageError(f"--checkpoint-dir {root!r} is not a folder; name the one that runs are in")
-    names = sorted(path.parent.name for path in folder.glob("*/plan.json"))
-    overviews = [_open(root, name).render(stopped=not _is_locked(root, name)) for name in names]
-    overviews.sort(key=lambda overview: overview["created"])
+    overviews = sorted(source.overviews(), key=lambda overview: str(overview["created"]))
     if as_json:
         keys = ("run_id", "created", "status", "simulated")
-        rows = [{**{k: o[k] for k in keys}, "tasks": len(o["tasks"])} for o in overviews]
-        print(dumps(rows, indent=1))
+        print(dumps([{**{k: o[k] for k in keys}, "tasks": len(o["tasks"])} for o in overviews], indent=1))
     elif overviews:
         _console().print(runs_table(overviews))
     else:
-        _console().print(f"no runs in {folder.resolve()}", highlight=False)
+        _console().print(f"no runs in {source.where}", markup=False, highlight=False)
     return COMPLETED
 
 
-def show_run(root: str, run_id: str, *, detailed: bool, as_json: bool) -> int:
+def show_run(look: Look, *, detailed: bool, as_json: bool) -> int:
     """A run as it is now."""
-    overview = _open(root, run_id).render(stopped=not _is_locked(root, run_id))
-    _show(_console(), overview, detailed=detailed, as_json=as_json)
+    overview, _ = look.render()
+    _show(_console(), look, overview, detailed=detailed, as_json=as_json)
     return _exit_code(overview)
 
 
 def watch_run(
-    root: str,
-    run_id: str,
+    look: Look,
     *,
     detailed: bool,
     as_json: bool,
@@ -58,42 +83,73 @@ def watch_run(
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
     """A run on every change of it, until all its tasks are final or nobody is working on it."""
-    source, console = _open(root, run_id), _console()
+    console = _console()
     before, changed_at, warned = None, clock(), False
     while True:
-        is_stopped = not _is_locked(root, run_id)
-        overview = source.render(stopped=is_stopped)
+        overview, is_stopped = look.render()
         statuses = [(task["status"], task["attempts"]) for task in overview["tasks"]]
         if statuses != before:
             before, changed_at, warned = statuses, clock(), False
             if console.is_terminal and not as_json:
                 console.clear()
-            _show(console, overview, detailed=detailed, as_json=as_json)
-        if is_stopped:
+            _show(console, look, overview, detailed=detailed, as_json=as_json)
+        if is_stopped or overview["status"] in ("completed", "failed"):
             return _exit_code(overview)
         if not warned and clock() - changed_at > SILENT_S:
             warned = True
-            console.print(f"nothing has changed for {SILENT_S / 60:.0f} minutes; see the logs in {root}/{run_id}/logs")
-        sleep(EVERY_S)
+            console.print(f"nothing has changed for {SILENT_S / 60:.0f} minutes; {look.advice()}", highlight=False)
+        sleep(look.every_s)
 
 
-def _open(root: str, run_id: str) -> Overview:
-    archive = open_run(Path(root), run_id, "--run-id")
-    return Overview(archive, archive.load_plan())
+class LocalRuns:
+    """The runs in a results directory."""
+
+    def __init__(self, checkpoint_dir: str) -> None:
+        self._venue = LocalVenue(checkpoint_dir)
+        self.where = str(self._venue.root.resolve())
+
+    def overviews(self) -> list[Row]:
+        if not self._venue.root.is_dir():
+            raise UsageError(
+                f"--checkpoint-dir {self._venue.checkpoint_dir!r} is not a folder; name the one that runs are in"
+            )
+        return [self.open(run_id).render()[0] for run_id in self._venue.known_runs()]
+
+    def open(self, run_id: str) -> LocalLook:
+        return LocalLook(self._venue, run_id)
 
 
-def _is_locked(root: str, run_id: str) -> bool:
-    return is_claimed(Path(root) / run_id / "lock")
+class LocalLook:
+    """A run in a directory; somebody works on it as long as its lock is held."""
+
+    every_s = 2.0
+
+    def __init__(self, venue: LocalVenue, run_id: str) -> None:
+        self._folder = venue.root / run_id
+        archive = open_run(venue, run_id, "--run-id")
+        self._overview = Overview(archive, archive.load_plan())
+
+    def render(self) -> tuple[Row, bool]:
+        is_stopped = not is_claimed(self._folder / "lock")
+        return self._overview.render(stopped=is_stopped), is_stopped
+
+    def note(self) -> str:
+        return ""
+
+    def advice(self) -> str:
+        return f"see the logs in {self._folder}/logs"
 
 
-def _show(console: Console, overview: dict[str, Any], *, detailed: bool, as_json: bool) -> None:
+def _show(console: Console, look: Look, overview: Row, *, detailed: bool, as_json: bool) -> None:
     if as_json:
         print(dumps(overview, indent=1), flush=True)
-    else:
-        console.print(tasks_table(overview) if detailed else results(overview))
+        return
+    console.print(tasks_table(overview) if detailed else results(overview))
+    if note := look.note():
+        console.print(Text(note, style="dim"), soft_wrap=True)
 
 
-def _exit_code(overview: dict[str, Any]) -> int:
+def _exit_code(overview: Row) -> int:
     return COMPLETED if overview["status"] == "completed" else NOT_COMPLETED
 
 

@@ -1,10 +1,9 @@
-"""A command, from what was typed to its exit code: settings, estimate, question, run, table."""
+"""A command, from what was typed to its exit code: settings, plan, estimate, question; then its venue does the rest."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,12 @@ import yaml
 from rich.console import Console
 
 from benchmark_config import Settings
-from benchmark_task import check_limits, parse_assignments
-from local.launch import Launch, finished_results, plan_again, plan_new, run, settings_again, where
-from local.live import Plain, Tally, View
+from benchmark_task import Launch, Venue, check_limits, parse_assignments
+from local.launch import open_run, plan_again, plan_new, settings_again
 from utils.archive import Kind
 from utils.errors import UsageError, unknown
 from utils.report.estimate import Estimate
-from utils.report.overview import Overview
-from utils.report.tables import duration, money, results
+from utils.report.tables import duration, money
 from utils.serialization import decode, dumps
 from utils.validation import confirm
 
@@ -28,41 +25,46 @@ WIDE = 120  # columns where there is no terminal that could be narrower
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-COMPLETED, SOME_FAILED, RUN_BUDGET, INTERRUPTED = 0, 1, 3, 130
+COMPLETED = 0
 
 
 def conduct(
     given: Mapping[str, Any],
+    venue_at: Callable[[str], Venue],
     *,
     manifest: str | None,
     resume: str | None,
     retry: str | None,
+    errors: Sequence[str],
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Do what a command asks for; the exit code."""
+    """Do what a command asks for, at the venue for a results directory; the exit code."""
     if resume is not None and retry is not None:
         raise UsageError("--resume-run-id and --retry-failed-run-id are both given; give one")
+    if errors and retry is None:
+        raise UsageError("--error-class chooses what is retried; give it with --retry-failed-run-id")
     asked = read_asked(given, manifest)
+    venue = venue_at(asked.get("checkpoint_dir", Settings.checkpoint_dir))
     # with --json stdout is for the one JSON text; everything said on the way goes to stderr
     console = Console(stderr=as_json)
     if not console.is_terminal:
         console.width = max(console.width, WIDE)
     again = resume if retry is None else retry
     if again is None:
-        settings = checked(decode(Settings, asked))
-        launch = plan_new(settings)
+        settings = checked(decode(Settings, asked), venue)
+        launch = plan_new(settings, venue)
     else:
         option = "--resume-run-id" if retry is None else "--retry-failed-run-id"
-        settings = checked(settings_again(asked, again, option))
-        launch = plan_again(settings, again, retry=retry is not None)
+        settings = checked(settings_again(asked, venue, again, option), venue)
+        launch = plan_again(settings, venue, again, retry=retry is not None, errors=errors)
     for note in launch.notes:
         console.print(f"note: {note}", style="dim", markup=False, highlight=False)
     if launch.tasks:
         show_estimate(console, launch)
     else:
-        console.print(f"run {launch.plan.run_id}: nothing to do, every task is final", markup=False, highlight=False)
+        console.print(nothing_to_do(launch), markup=False, highlight=False)
     if dry_run:
         if as_json:
             print(dumps({"run_id": launch.plan.run_id, "estimate": launch.estimate.as_dict()}, indent=1))
@@ -71,7 +73,20 @@ def conduct(
         question = f"All {' and all '.join(unnamed)} will run, {_tasks(len(launch.tasks))}. Go on?"
         if not confirm(question, is_terminal=sys.stdin.isatty(), ask=partial(console.input, markup=False)):
             raise UsageError("nothing was started; name what should run with --demo-datasets and --optimizers")
-    return execute(launch, settings, console, as_json=as_json)
+    return venue.dispatch(launch, settings, console, as_json=as_json)
+
+
+def cancel(run_id: str, venue: Venue) -> int:
+    """Take back what a run has not finished; the exit code."""
+    archive = open_run(venue, run_id, "--cancel-run-id")
+    return venue.cancel(archive, archive.load_plan().tasks, Console())
+
+
+def nothing_to_do(launch: Launch) -> str:
+    """Why no task is dispatched: all are final, or the others are being done."""
+    going_on = sum(not state.status.is_final for state in launch.states.values())
+    why = f"{_tasks(going_on)} are queued or running" if going_on else "every task is final"
+    return f"run {launch.plan.run_id}: nothing to do, {why}"
 
 
 def read_asked(given: Mapping[str, Any], manifest: str | None) -> dict[str, Any]:
@@ -86,9 +101,10 @@ def read_asked(given: Mapping[str, Any], manifest: str | None) -> dict[str, Any]
     return {name: list(value) if isinstance(value, tuple) else value for name, value in {**base, **typed}.items()}
 
 
-def checked(settings: Settings) -> Settings:
-    """The settings, if every limit is one. Raises UsageError."""
+def checked(settings: Settings, venue: Venue) -> Settings:
+    """The settings, if every limit is one that can be kept. Raises UsageError."""
     check_limits(settings)
+    venue.check(settings)
     if settings.log_level not in LOG_LEVELS:
         raise unknown("--log-level", settings.log_level, LOG_LEVELS)
     return settings
@@ -125,31 +141,6 @@ def unnamed_axes(settings: Settings, launch: Launch) -> list[str]:
     return [name for name, value in axes.items() if not value] if launch.added is not None else []
 
 
-def execute(launch: Launch, settings: Settings, console: Console, *, as_json: bool) -> int:
-    """Run what is to be done, show what came of it; the exit code."""
-    interrupted = spent_up = False
-    if launch.tasks:
-        tally = Tally(launch.plan.tasks, finished_results(launch), time.monotonic)
-        title = f"run {launch.plan.run_id}" + (" (simulated)" if _simulated(launch) else "")
-        watcher = View(tally, console, title) if console.is_terminal else Plain(tally, console)
-        try:
-            runner = run(launch, settings, watcher)
-        finally:
-            watcher.close()
-        interrupted, spent_up = runner.was_interrupted, runner.purse.is_empty
-    overview = Overview(launch.archive, launch.archive.load_plan()).render(stopped=True)
-    if as_json:
-        print(dumps(overview, indent=1))
-    else:
-        console.print(results(overview))
-        say_next(console, launch, settings, overview, spent_up=spent_up)
-    if interrupted:
-        return INTERRUPTED
-    if spent_up:
-        return RUN_BUDGET
-    return COMPLETED if overview["status"] == "completed" else SOME_FAILED
-
-
 def show_estimate(console: Console, launch: Launch) -> None:
     """What is to come, before anything is spent."""
     e: Estimate = launch.estimate
@@ -177,25 +168,6 @@ def _moneys(e: Estimate) -> list[str]:
         low, likely, high = (money(usd, simulated=True) for usd in e.usd_simulated)
         words.append(f"{likely} ({low} to {high})")
     return words
-
-
-def say_next(
-    console: Console, launch: Launch, settings: Settings, overview: Mapping[str, Any], *, spent_up: bool
-) -> None:
-    """The commands that make sense now."""
-    place = where(settings.checkpoint_dir)
-    run_id = launch.plan.run_id
-    lines = [f"python check_results.py --run-id {run_id} --detailed{place}"]
-    if overview["status"] == "failed":
-        lines.append(f"python run_benchmark.py --retry-failed-run-id {run_id}{place}")
-    elif overview["status"] != "completed":
-        more = " --run-max-cost USD" if spent_up else ""
-        lines.append(f"python run_benchmark.py --resume-run-id {run_id}{more}{place}")
-    console.print("next: " + "\n      ".join(lines), highlight=False, soft_wrap=True)
-
-
-def _simulated(launch: Launch) -> bool:
-    return any(task.is_simulated for task in launch.plan.tasks)
 
 
 def _tasks(count: int) -> str:

@@ -44,7 +44,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.endswith("_API_KEY") or name in ("OPENAI_BASE_URL", "OPENAI_API_BASE"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr("local.launch.warm_up", lambda models: None)  # no worker is needed to say no
+    monkeypatch.setattr("local.venue.warm_up", lambda models: None)  # no worker is needed to say no
     monkeypatch.setattr("sys.stdin", io.StringIO())  # no terminal
 
 

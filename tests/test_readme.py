@@ -138,7 +138,7 @@ def test_a_command_of_the_page_works(
     named = argv[argv.index("--models") + 1] if "--models" in argv else "sim/"
     if not named.startswith("sim/"):  # a provider: all but the calls, on rows that need no hub
         monkeypatch.chdir(folder)
-        monkeypatch.setattr("local.launch.warm_up", lambda models: None)
+        monkeypatch.setattr("local.venue.warm_up", lambda models: None)
         for name, value in {**KEYS, **given}.items():
             monkeypatch.setenv(name, value)
         data = [] if "--data" in argv else ["--data", "sample"]

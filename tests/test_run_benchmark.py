@@ -16,7 +16,7 @@ import typer
 
 import run_benchmark
 from benchmark_config import DEFAULTS, OPTIMIZERS, Settings
-from local.launch import Launch
+from benchmark_task import Launch
 
 ROOT = Path(run_benchmark.__file__).parent
 QUICK = ["--data", "sample", "--test-mode"]
@@ -45,15 +45,15 @@ Planned = Callable[..., list[str]]
 def planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Planned:
     """The task ids that a command would run."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("local.launch.warm_up", lambda models: None)
+    monkeypatch.setattr("local.venue.warm_up", lambda models: None)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     launches: list[Launch] = []
 
-    def note(launch: Launch, *_: object, **__: object) -> int:
+    def note(_venue: object, launch: Launch, *_: object, **__: object) -> int:
         launches.append(launch)
         return 0
 
-    monkeypatch.setattr("local.session.execute", note)
+    monkeypatch.setattr("local.venue.LocalVenue.dispatch", note)
 
     def plan(*words: str) -> list[str]:
         code = run_benchmark.cli(list(words))
@@ -175,7 +175,7 @@ def test_a_dry_run_knows_the_price_of_a_real_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("local.launch.warm_up", lambda models: None)
+    monkeypatch.setattr("local.venue.warm_up", lambda models: None)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     grid = [*QUICK, "--demo-datasets", "gsm8k", "--optimizers", "no_op", "--dry-run", "--json", "--models"]
 

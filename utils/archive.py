@@ -40,6 +40,9 @@ class Blobs(Protocol):
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
 
+    def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The contents of many files, by name. Raises FileNotFoundError."""
+
     def write(self, name: str, content: bytes) -> None:
         """Whole or not at all: a reader never sees a part."""
 
@@ -58,6 +61,9 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
+
+    def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
+        return {name: self.read(name) for name in names}
 
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
@@ -226,10 +232,10 @@ class RunArchive:
         """The result in a file that `states` named, without its bulk."""
         return loads(TaskResult, self.blobs.read(f"results/{name}"))
 
-    def read_result(self, name: str) -> dict[str, Any]:
-        """The same in its encoded form: for looking at thousands of them."""
-        result: dict[str, Any] = json.loads(self.blobs.read(f"results/{name}"))
-        return result
+    def read_results(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Many results in their encoded form, by name: for a look at thousands of them."""
+        read = self.blobs.read_all([f"results/{name}" for name in names])
+        return {path.removeprefix("results/"): json.loads(content) for path, content in read.items()}
 
     def load_details(self, name: str) -> TaskResult:
         """The same result whole. A failed attempt has no more to tell than its result file."""

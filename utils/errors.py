@@ -1,7 +1,8 @@
 """Every way in which a run can go wrong, and the moment each is raised.
 
     BenchmarkError                  one line: the thing, the value, the way out
-    ├── UsageError                  before anything is spent: bad names, values, files, missing keys (exit code 2)
+    ├── UsageError                  before anything is spent: bad names, values, files (exit code 2)
+    │   └── MissingKey              a model's key is not where it would be asked from
     ├── CallError                   a model call failed for good, after its retries; `kind` says how
     └── TaskError                   a task cannot go on: too many failed calls, a worker lost, a deadline passed
     Stop (BaseException)            the end of an optimizer's loop, raised by the door
@@ -26,6 +27,14 @@ class BenchmarkError(Exception):
 
 class UsageError(BenchmarkError):
     """Bad input, refused before anything is spent."""
+
+
+class MissingKey(UsageError):
+    """A model's key is not in the environment; `variables` names what is missing."""
+
+    def __init__(self, message: str, variables: str) -> None:
+        super().__init__(message)
+        self.variables = variables
 
 
 class ErrorKind(StrEnum):

@@ -49,6 +49,13 @@ def named(option: str, values: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
+def no_modal(error: ModuleNotFoundError) -> UsageError:
+    """The error for a command that needs the package modal, where that is not installed."""
+    if error.name != "modal":
+        raise error
+    return UsageError("--modal needs the package modal, which is not installed; `pip install modal` brings it")
+
+
 def one_of_seeds(seed: int | None, seeds: Sequence[str] | None) -> tuple[int, ...]:
     """The seeds that were typed, none if there are none. Raises UsageError where both options were given."""
     if seed is not None and seeds is not None:

@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from utils.errors import CallError, ErrorKind, UsageError
+from utils.errors import CallError, ErrorKind, MissingKey, UsageError
 from utils.llm.base import DEFAULT_MAX_TOKENS, token_ceiling
 from utils.llm.resilience import Throttled
 from utils.records import Completion, Request, TokenLogprob, Usage
@@ -147,7 +147,7 @@ def check(model: str, params: Mapping[str, Any] | None = None) -> None:
         hint = ""
         if name == "openai" and _custom_base(params):
             hint = "; a local server that needs no key still wants one set: OPENAI_API_KEY=anything"
-        raise UsageError(f"model {model!r} needs {missing} in the environment{hint}")
+        raise MissingKey(f"model {model!r} needs {missing} in the environment{hint}", missing)
 
 
 SECRET_PARAMS = frozenset(

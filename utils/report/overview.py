@@ -21,7 +21,8 @@ OUTCOME = ("status", "stop_reason", "initial", "final", "gain", "spent", "scorin
 class Overview:
     """A run as it is now. Results are read once each: looking again costs two listings.
 
-    `read` gives the outcomes in result files by their names; `links` the pages on which a task can be looked at.
+    `read` gives the outcomes in result files by their names, of those that it looks at; `links` the pages on which a
+    task can be looked at.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Overview:
         self._plan = plan
         self._blank = {spec.task_id: task_row(spec) for spec in plan.tasks}
         self._outcomes: dict[str, Row] = {}  # by the name of the result file
-        self._read = read or self._read_each
+        self._read = read or self.read_each
         self._links = links
 
     def render(self, *, stopped: bool = False) -> Row:
@@ -57,10 +58,11 @@ class Overview:
     def _row(self, task_id: str, state: TaskState) -> Row:
         row = {**self._blank[task_id], "status": state.status.value, "attempts": len(state.attempts)}
         row["links"] = dict(self._links(task_id))
-        return {**row, **self._outcomes[state.result]} if state.result else row
+        return {**row, **self._outcomes.get(state.result, {})}
 
-    def _read_each(self, names: Sequence[str]) -> dict[str, Row]:
-        return {name: outcome(self._archive.read_result(name)) for name in names}
+    def read_each(self, names: Sequence[str]) -> dict[str, Row]:
+        """The outcomes in result files, read from the archive."""
+        return {name: outcome(result) for name, result in self._archive.read_results(names).items()}
 
 
 def run_status(tasks: list[Row], *, stopped: bool) -> str:

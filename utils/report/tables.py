@@ -246,15 +246,16 @@ def _task(task: Row) -> list[RenderableType]:
     how = [f"stopped: {task['stop_reason']}"] if task["stop_reason"] and not task["error"] else []
     how += [f"{task['attempts']} attempts"] if task["attempts"] > 1 else []
     head = Text.assemble((task["task_id"], "bold"), status, ", ".join(["", *how]))
+    links = [Text.assemble(f"  {name:10} ", (url, f"link {url}")) for name, url in task["links"].items()]
     if task["error"]:
-        return [head, Text(f"  {task['error']['class']}: {task['error']['message']}", style="red")]
+        return [head, Text(f"  {task['error']['class']}: {task['error']['message']}", style="red"), *links]
     if not task["final"]:
-        return [head]
+        return [head, *links]
     scores = [f"  {split:10} {_change(task, split)}" for split in ("validation", "test")]
     scores.append(f"  {'gain':10} {_interval(task['gain'], signed=True)} on test")
     spent = [f"  {name:10} {_spent(task, key)}" for name, key in (("search", "spent"), ("scoring", "scoring"))]
     spent[0] += f", {duration(number(task['seconds']))}"
-    return [head, *map(Text, [*scores, *spent]), *_prompt(task)]
+    return [head, *map(Text, [*scores, *spent]), *_prompt(task), *links]
 
 
 def runs_table(overviews: Sequence[Row]) -> RenderableType:
@@ -263,14 +264,15 @@ def runs_table(overviews: Sequence[Row]) -> RenderableType:
     for name in ("run", "created", "status", "tasks", "failed", "cost"):
         table.add_column(name, no_wrap=True)
     for overview in map(printable, overviews):
-        counts = [task["status"] for task in overview["tasks"]]
+        tasks = overview["tasks"]  # of a run on Modal, perhaps without what its results say
+        counts = [task["status"] for task in tasks]
         table.add_row(
             escape(overview["run_id"]),
             escape(str(overview["created"])[:19].replace("T", " ") + " UTC"),
             Text(overview["status"], style=STYLES.get(overview["status"], "yellow")),
             f"{counts.count('completed')}/{len(counts)}",
             str(counts.count("failed")),
-            cost(overview["tasks"]),
+            "-" if any(task["status"] == "completed" and not task["spent"] for task in tasks) else cost(tasks),
         )
     return table
 

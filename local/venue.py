@@ -1,0 +1,198 @@
+"""This machine as the place where a run is done: its directory, its workers, its terminal."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmark_config import MODELS, Settings
+from benchmark_task import Launch, check_model
+from local.checkpoint import Checkpoint
+from local.live import Plain, Tally, View
+from local.runner import Limits, Runner, Watcher, wait_for_strays, warm_up
+from utils.archive import Claim, RunArchive, TaskState, local_archive
+from utils.errors import UsageError
+from utils.journal import Entry, read_line
+from utils.records import TaskResult, TaskSpec
+from utils.report.overview import Overview
+from utils.report.tables import results
+from utils.serialization import dumps
+
+COMPLETED, SOME_FAILED, RUN_BUDGET, INTERRUPTED = 0, 1, 3, 130  # exit codes
+
+
+@dataclass(frozen=True)
+class LocalVenue:
+    """Worker processes here, files in a directory."""
+
+    checkpoint_dir: str = Settings.checkpoint_dir
+
+    @property
+    def root(self) -> Path:
+        return Path(self.checkpoint_dir)
+
+    @property
+    def flags(self) -> str:
+        return where(self.checkpoint_dir)
+
+    def archive(self, run_id: str) -> RunArchive:
+        nearest = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise UsageError(
+                f"--checkpoint-dir {self.checkpoint_dir!r}: {str(nearest)!r} is a file; choose another folder"
+            )
+        return local_archive(self.root, run_id)
+
+    def known_runs(self) -> list[str]:
+        return sorted(path.parent.name for path in self.root.glob("*/plan.json"))
+
+    def check(self, settings: Settings) -> None:
+        """Nothing: every limit can be kept here."""
+
+    def check_models(self, names: Sequence[str], params: Mapping[str, Any]) -> None:
+        for name in names:
+            check_model(name, params)
+
+    def configured_models(self) -> tuple[str, ...]:
+        present = tuple(name for name, variable in MODELS.items() if os.environ.get(variable))
+        if not present:
+            variables = ", ".join(dict.fromkeys(MODELS.values()))
+            raise UsageError(f"no model named and no key found ({variables}); set one, or try --models sim/standard")
+        return present
+
+    def warm_up(self, models: Sequence[str]) -> None:
+        warm_up(models)
+
+    def unfinished(
+        self, archive: RunArchive, tasks: Sequence[TaskSpec], states: Mapping[str, TaskState]
+    ) -> tuple[TaskSpec, ...]:
+        # a task may still be running under a worker whose parent died: it is waited for once the run is locked
+        return tuple(task for task in tasks if not states[task.task_id].status.is_final)
+
+    def dispatch(self, launch: Launch, settings: Settings, console: Console, *, as_json: bool) -> int:
+        """Run what is to be done, show what came of it."""
+        interrupted = spent_up = False
+        if launch.tasks:
+            tally = Tally(launch.plan.tasks, finished_results(launch), time.monotonic)
+            simulated = any(task.is_simulated for task in launch.plan.tasks)
+            title = f"run {launch.plan.run_id}" + (" (simulated)" if simulated else "")
+            watcher = View(tally, console, title) if console.is_terminal else Plain(tally, console)
+            try:
+                runner = run(self.root, launch, settings, watcher)
+            finally:
+                watcher.close()
+            interrupted, spent_up = runner.was_interrupted, runner.purse.is_empty
+        overview = Overview(launch.archive, launch.archive.load_plan()).render(stopped=True)
+        if as_json:
+            print(dumps(overview, indent=1))
+        else:
+            console.print(results(overview))
+            self._say_next(console, overview, spent_up=spent_up)
+        if interrupted:
+            return INTERRUPTED
+        if spent_up:
+            return RUN_BUDGET
+        return COMPLETED if overview["status"] == "completed" else SOME_FAILED
+
+    def cancel(self, archive: RunArchive, tasks: Sequence[TaskSpec], console: Console) -> int:
+        raise UsageError("--cancel-run-id is for runs on Modal; a run on this machine is stopped with Ctrl-C")
+
+    def _say_next(self, console: Console, overview: Mapping[str, Any], *, spent_up: bool) -> None:
+        """The commands that make sense now."""
+        run_id = overview["run_id"]
+        lines = [f"python check_results.py --run-id {run_id} --detailed{self.flags}"]
+        if overview["status"] == "failed":
+            lines.append(f"python run_benchmark.py --retry-failed-run-id {run_id}{self.flags}")
+        elif overview["status"] != "completed":
+            more = " --run-max-cost USD" if spent_up else ""
+            lines.append(f"python run_benchmark.py --resume-run-id {run_id}{more}{self.flags}")
+        console.print("next: " + "\n      ".join(lines), highlight=False, soft_wrap=True)
+
+
+def run(root: Path, launch: Launch, settings: Settings, watcher: Watcher) -> Runner:
+    """Do what is to be done. Raises UsageError where the directory is locked or cannot be written."""
+    with locked(root, launch.archive.run_id):
+        states = wait_for_strays(launch.archive, launch.plan.tasks) if launch.states else {}
+        if launch.added is not None:
+            launch.archive.save_plan(launch.added)
+        for spec, splits in launch.splits:
+            launch.archive.save_splits(spec, splits)
+        checkpoint = Checkpoint(launch.archive, Overview(launch.archive, launch.archive.load_plan()))
+        limits = Limits(
+            settings.max_concurrent,
+            settings.max_in_flight,
+            settings.task_timeout,
+            settings.call_timeout,
+            settings.run_max_cost,
+            settings.cache,
+            settings.log_level,
+        )
+        paid = paid_usd(launch, states) if settings.run_max_cost is not None else 0.0
+        runner = Runner(root, launch.archive, checkpoint, limits, watcher, paid)
+        try:
+            tasks = {task.task_id: states.get(task.task_id, TaskState()) for task in launch.tasks}
+            runner.run(launch.tasks, launch.kind, _now(), tasks)
+        finally:
+            checkpoint.write(stopped=True)
+        return runner
+
+
+@contextmanager
+def locked(root: Path, run_id: str) -> Iterator[None]:
+    """The run's directory, for this process alone."""
+    folder = root / run_id
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        claim = Claim(folder / "lock", f"{os.getpid()}\n")
+    except BlockingIOError:
+        owner = (folder / "lock").read_text().strip()
+        raise UsageError(
+            f"run {run_id!r} is locked by process {owner}; wait for it, or watch it with "
+            f"`python check_results.py --run-id {run_id} --watch{where(str(root))}`"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}; choose another --checkpoint-dir") from None
+    try:
+        yield
+    finally:
+        claim.release()
+
+
+def finished_results(launch: Launch) -> dict[str, TaskResult]:
+    """The results that the run has already, by task."""
+    named = {task_id: state.result for task_id, state in launch.states.items() if state.result}
+    again = {task.task_id for task in launch.tasks}
+    return {task_id: launch.archive.load_result(name) for task_id, name in named.items() if task_id not in again}
+
+
+def paid_usd(launch: Launch, states: Mapping[str, TaskState]) -> float:
+    """What earlier dispatches paid: every call in every journal, once. Calls of unknown price count as nothing."""
+    paid = 0.0
+    for state in states.values():
+        seen: set[tuple[str, int]] = set()
+        for attempt in state.attempts:
+            for line in launch.archive.read_journal(attempt).split("\n"):
+                entry = read_line(line)
+                if isinstance(entry, Entry) and (entry.key, entry.occurrence) not in seen:
+                    seen.add((entry.key, entry.occurrence))
+                    paid += entry.billed.usd or 0.0
+    return paid
+
+
+def where(checkpoint_dir: str) -> str:
+    """The option that leads a command to a results directory; nothing for the usual one."""
+    is_usual = Path(checkpoint_dir) == Path(Settings.checkpoint_dir)
+    return "" if is_usual else f" --checkpoint-dir {shlex.quote(checkpoint_dir)}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,434 @@
+"""Modal as the place where a run is done: looked up, checked, submitted to, resumed, cancelled.
+
+A dispatch, in this order, so that a client may die anywhere in it:
+
+    preflight       the deployed code answers: what it is, and what it lacks
+    plan, rows      written once
+    submission      the tasks of this dispatch; from here on calls of earlier dispatches leave them alone
+    started files   what an unrecorded call of an earlier dispatch began meanwhile is left to it
+    calls           64 on their way at a time, their ids written down every few hundred
+
+Only then the client may leave. The pool of containers belongs to the dispatch: its limit touches no other run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from typing import Any
+
+import modal
+from rich.console import Console
+
+from benchmark_config import MODELS, Settings
+from benchmark_task import SIMULATED, Launch, check_model
+from modal_utils.deployment import (
+    APP,
+    DEPLOY,
+    LLM_SECRET,
+    LONGEST_S,
+    MARGIN_S,
+    OPIK_SECRET,
+    PREFLIGHT,
+    RUN_TASK,
+    SET_TOKEN,
+    code_hash,
+    volume,
+)
+from modal_utils.storage import RUNS, Calls, Remote, Started, entries, latest_calls, save_calls
+from modal_utils.worker_core import Order
+from utils.archive import Attempt, Kind, RunArchive, TaskState
+from utils.errors import UsageError
+from utils.records import TaskSpec
+from utils.serialization import decode, encode
+
+AT_ONCE = 64  # exchanges with Modal on their way
+CHUNK = 500  # calls whose ids are written down together
+CHUNK_S = 2.0  # or those of so long
+FULL_S = 300.0  # how long a full queue is waited for
+PREFLIGHT_S = 180.0  # a worker that does not answer by then does not start
+SETTLE_S = 5.0  # for a call that began just now to say that it leaves its task alone
+
+COMPLETED, INTERRUPTED = 0, 130  # exit codes
+
+
+@dataclass
+class ModalVenue:
+    """The deployed app and its volume. Raises UsageError, with the command that mends it, for whatever is not there."""
+
+    flags: str = " --modal"
+    _answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ what the planning asks
+
+    @cached_property
+    def volume(self) -> modal.Volume:
+        with explained():
+            found = volume()
+            found.hydrate()
+            return found
+
+    def archive(self, run_id: str) -> RunArchive:
+        """The archive of a run on the volume; a task that has begun counts as running until its call says otherwise."""
+        return RunArchive(Remote(self.volume, f"{RUNS}/{run_id}"), run_id, lambda _: True)
+
+    def known_runs(self) -> list[str]:
+        with explained():
+            return sorted(entry.path.rpartition("/")[2] for entry in entries(self.volume, RUNS))
+
+    def check(self, settings: Settings) -> None:
+        """Raises UsageError for limits that containers cannot keep between them."""
+        if settings.run_max_cost is not None:
+            raise UsageError(
+                "--run-max-cost cannot be kept on Modal, whose containers share no purse; limit tasks with --max-cost"
+            )
+
+    def check_models(self, names: Sequence[str], params: Mapping[str, Any]) -> None:
+        """Raises UsageError for a model that no worker could ask: the keys are looked for where the workers are."""
+        for name in names:
+            if name.startswith(SIMULATED):
+                check_model(name, params)
+        real = [name for name in names if not name.startswith(SIMULATED)]
+        if real:
+            self._preflight(real, params, "")
+
+    def configured_models(self) -> tuple[str, ...]:
+        """The rows of MODELS whose keys are in the secret."""
+        missing = self._ask_worker(list(MODELS), {}, "")["missing"]
+        present = tuple(name for name in MODELS if name not in missing)
+        if not present:
+            raise UsageError(f"no model named and no key in the secret {LLM_SECRET!r}; {_create(LLM_SECRET, 'KEY')}")
+        return present
+
+    def warm_up(self, models: Sequence[str]) -> None:
+        """Nothing: containers start when there is something to do."""
+
+    def unfinished(
+        self, archive: RunArchive, tasks: Sequence[TaskSpec], states: Mapping[str, TaskState]
+    ) -> tuple[TaskSpec, ...]:
+        """The tasks that are not final and whose calls are gone: those still queued or running are left alone."""
+        left = {task.task_id for task in tasks if not states[task.task_id].status.is_final}
+        with explained():
+            calls = latest_calls(archive)
+            for task_id in left:
+                if task_id not in calls and states[task_id].attempts:
+                    calls[task_id] = _started(archive, states[task_id].attempts[-1]).call
+            alive = asyncio.run(_alive([calls[task_id] for task_id in left if task_id in calls]))
+        return tuple(task for task in tasks if task.task_id in left and calls.get(task.task_id) not in alive)
+
+    # ------------------------------------------------------------------ dispatch
+
+    def dispatch(self, launch: Launch, settings: Settings, console: Console, *, as_json: bool) -> int:
+        """Submit what is to be done, and leave; the exit code."""
+        run_id = launch.plan.run_id
+        follow = f"python check_results.py --modal --run-id {run_id} --watch"
+        if not launch.tasks:
+            console.print(f"next: {follow}", highlight=False, soft_wrap=True)
+            return COMPLETED
+        specs = {spec.task_id: spec for spec in launch.tasks}
+        answer = self._preflight(
+            sorted({name for spec in specs.values() for name in spec.models}),
+            launch.tasks[0].model_params,
+            launch.tasks[0].metric,
+        )
+        if answer["code_hash"] != code_hash():
+            console.print(
+                f"note: what is deployed is not what is checked out here; `{DEPLOY}` brings it up to date",
+                style="yellow",
+                markup=False,
+                highlight=False,
+            )
+        with explained():
+            pool = self._pool(settings)
+            archive = launch.archive
+            if launch.added is not None:
+                archive.save_plan(launch.added)
+            for spec, splits in launch.splits:
+                archive.save_splits(spec, splits)
+            submission = archive.submit(launch.kind, launch.tasks, _now())
+            begun = self._begun_meanwhile(archive, launch, submission.number)
+            orders = [o for o in _orders(launch, settings, submission.number) if o.spec.task_id not in begun]
+            recorder = Recorder(archive, submission.number, pool.object_id, console, len(orders))
+            try:
+                asyncio.run(spawn_all(pool, orders, recorder))
+            except KeyboardInterrupt:
+                console.print(
+                    f"stopped after {recorder.total:,} of {len(orders):,} calls; they go on.\n"
+                    f"next: python run_benchmark.py --modal --resume-run-id {run_id}\n"
+                    f"      python run_benchmark.py --modal --cancel-run-id {run_id}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+                return INTERRUPTED
+        console.print(
+            f"run {run_id}: {recorder.total:,} tasks submitted; they go on without this command\n"
+            f"containers: {link(pool.object_id)}\nnext: {follow}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        if as_json:
+            print(json.dumps({"run_id": run_id, "submitted": recorder.total, "pool": pool.object_id}))
+        return COMPLETED
+
+    def cancel(self, archive: RunArchive, tasks: Sequence[TaskSpec], console: Console) -> int:
+        """Take back every task that is not final: queued calls end unstarted, running ones journal and end."""
+        with explained():
+            states = archive.states(tasks)
+            left = [task for task in tasks if not states[task.task_id].status.is_final]
+            if not left:
+                console.print(f"run {archive.run_id}: nothing to cancel, every task is final", highlight=False)
+                return COMPLETED
+            archive.submit(Kind.CANCEL, left, _now())
+            calls = latest_calls(archive)
+            cancelled = asyncio.run(_cancel([calls[task.task_id] for task in left if task.task_id in calls]))
+        console.print(
+            f"run {archive.run_id}: {len(left):,} tasks cancelled, {cancelled:,} of their calls were still alive\n"
+            f"next: python run_benchmark.py --modal --resume-run-id {archive.run_id}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return COMPLETED
+
+    def _pool(self, settings: Settings) -> modal.Function[..., Any, Any]:
+        """The function, as a variant with containers of its own."""
+        pool = modal.Function.from_name(APP, RUN_TASK).with_options(
+            max_containers=settings.max_concurrent,
+            timeout=min(LONGEST_S, int(settings.task_timeout) + MARGIN_S),
+            secrets=self._secrets,
+        )
+        pool.hydrate()
+        return pool
+
+    @cached_property
+    def _secrets(self) -> list[modal.Secret]:
+        """The secrets that exist; what a model needs beyond them, preflight tells."""
+        found = []
+        for name in (LLM_SECRET, OPIK_SECRET):
+            secret = modal.Secret.from_name(name)
+            try:
+                secret.hydrate()
+            except modal.exception.NotFoundError:
+                continue
+            found.append(secret)
+        return found
+
+    def _begun_meanwhile(self, archive: RunArchive, launch: Launch, submission: int) -> set[str]:
+        """The tasks that calls of earlier dispatches began after we looked, and before they could see this one."""
+        if launch.kind is Kind.NEW:
+            return set()
+        states = archive.states(launch.tasks)
+        waiting: dict[str, str] = {}
+        for task in launch.tasks:
+            known = set(launch.states.get(task.task_id, TaskState()).attempts)
+            late = [attempt for attempt in states[task.task_id].attempts if attempt not in known]
+            if late:
+                waiting[task.task_id] = _started(archive, late[-1]).call
+        deadline = time.monotonic() + SETTLE_S
+        begun = set(waiting)
+        while waiting and time.monotonic() < deadline:
+            alive = asyncio.run(_alive(list(waiting.values())))
+            for task_id, call in list(waiting.items()):
+                if call not in alive:
+                    del waiting[task_id]
+            time.sleep(0.2)
+        final = archive.states(launch.tasks)
+        return {task_id for task_id in begun if task_id in waiting or final[task_id].status.is_final}
+
+    # ------------------------------------------------------------------ preflight
+
+    def _preflight(self, models: Sequence[str], params: Mapping[str, Any], metric: str) -> dict[str, Any]:
+        """What the deployed worker says of itself. Raises UsageError for what it lacks."""
+        answer = self._ask_worker(models, params, metric)
+        for model, key in answer["missing"].items():
+            raise UsageError(f"model {model!r} needs {key} where the workers are; {_create(LLM_SECRET, key)}")
+        for problem in answer["problems"]:
+            raise UsageError(problem)
+        return answer
+
+    def _ask_worker(self, models: Sequence[str], params: Mapping[str, Any], metric: str) -> dict[str, Any]:
+        asked = json.dumps([list(models), encode(params), metric], sort_keys=True)
+        if asked not in self._answers:
+            with explained():
+                look = modal.Function.from_name(APP, PREFLIGHT).with_options(secrets=self._secrets)
+                call = look.spawn(list(models), encode(params), metric)
+                try:
+                    self._answers[asked] = call.get(timeout=PREFLIGHT_S)
+                except modal.exception.AuthError:
+                    raise
+                except Exception as error:
+                    reason = " ".join(str(error).split()) or f"no answer after {PREFLIGHT_S:.0f} s"
+                    raise UsageError(
+                        f"the deployed worker does not start: {type(error).__name__}: {reason[:300]}; mend it and"
+                        f" `{DEPLOY}`; its log: {link(call.object_id)}"
+                    ) from None
+        return self._answers[asked]
+
+
+# --------------------------------------------------------------------------- calls
+
+
+def _orders(launch: Launch, settings: Settings, submission: int) -> Iterator[Order]:
+    retried_at = launch.archive.retried_at()
+    for spec in launch.tasks:
+        yield Order(
+            run_id=launch.plan.run_id,
+            submission=submission,
+            spec=spec,
+            earlier=launch.states.get(spec.task_id, TaskState()).attempts,
+            retried_at=retried_at.get(spec.task_id, 0),
+            in_flight=max(1, settings.max_in_flight // settings.max_concurrent),
+            call_timeout_s=settings.call_timeout,
+            task_timeout_s=min(settings.task_timeout, LONGEST_S - MARGIN_S),
+            log_level=settings.log_level,
+        )
+
+
+class Recorder:
+    """Writes the ids of calls down while they are made."""
+
+    def __init__(self, archive: RunArchive, submission: int, pool: str, console: Console, wanted: int) -> None:
+        self._archive = archive
+        self._submission = submission
+        self._pool = pool
+        self._console = console
+        self._wanted = wanted
+        self._fresh: dict[str, str] = {}
+        self._chunks = 0
+        self._saved_at = time.monotonic()
+        self.total = 0
+
+    def add(self, task_id: str, call: str) -> None:
+        self._fresh[task_id] = call
+        self.total += 1
+
+    @property
+    def is_due(self) -> bool:
+        return len(self._fresh) >= CHUNK or bool(self._fresh and time.monotonic() - self._saved_at > CHUNK_S)
+
+    def save(self) -> None:
+        """Write down what is not yet."""
+        if self._fresh:
+            fresh, self._fresh = self._fresh, {}
+            self._chunks += 1
+            save_calls(self._archive, Calls(self._submission, self._pool, fresh), self._chunks)
+            self._console.print(f"submitted {self.total:,} of {self._wanted:,}", style="dim", highlight=False)
+        self._saved_at = time.monotonic()
+
+
+async def spawn_all(pool: modal.Function[..., Any, Any], orders: Sequence[Order], recorder: Recorder) -> None:
+    """A call for each order; whatever ends this early, the calls that were made are written down."""
+    waiting = ((order.spec.task_id, encode(order)) for order in orders)
+
+    async def spawn() -> None:
+        for task_id, order in waiting:
+            call = await patiently(partial(pool.spawn.aio, order))
+            recorder.add(task_id, call.object_id)
+
+    async def record() -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            if recorder.is_due:
+                await asyncio.to_thread(recorder.save)
+
+    writer = asyncio.create_task(record())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(spawn())
+    finally:
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        await asyncio.to_thread(recorder.save)
+
+
+async def patiently(
+    call: Callable[[], Awaitable[Any]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> Any:
+    """The same, again while the queue is full. Raises UsageError when it stays so: a billing limit, perhaps."""
+    waited, pause = 0.0, 1.0
+    while True:
+        try:
+            return await call()
+        except modal.exception.ResourceExhaustedError as error:
+            if waited >= FULL_S:
+                raise UsageError(
+                    f"Modal takes no more calls for {waited:.0f} s: {error}; look at the workspace's usage and limits,"
+                    " then --resume-run-id"
+                ) from None
+            await sleep(pause)
+            waited, pause = waited + pause, min(30.0, 2 * pause)
+
+
+async def _alive(calls: Sequence[str]) -> set[str]:
+    """Those of some calls that are queued or running."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(call: str) -> bool:
+        async with gate:
+            try:
+                await modal.FunctionCall.from_id(call).get.aio(timeout=0)
+            except TimeoutError:
+                return True
+            except modal.exception.AuthError:
+                raise
+            except Exception:  # whatever the call ended with: it is not alive
+                return False
+            return False
+
+    answers = await asyncio.gather(*map(ask, calls))
+    return {call for call, alive in zip(calls, answers, strict=True) if alive}
+
+
+async def _cancel(calls: Sequence[str]) -> int:
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def end(call: str) -> None:
+        async with gate:
+            await modal.FunctionCall.from_id(call).cancel.aio()
+
+    alive = await _alive(calls)
+    await asyncio.gather(*map(end, alive))
+    return len(alive)
+
+
+def _started(archive: RunArchive, attempt: Attempt) -> Started:
+    return decode(Started, json.loads(archive.blobs.read(archive.started_name(attempt))))
+
+
+# --------------------------------------------------------------------------- words
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Modal's own errors as one line with the command that mends it."""
+    try:
+        yield
+    except modal.exception.AuthError:
+        raise UsageError(f"Modal knows no token of this machine; run `{SET_TOKEN}`") from None
+    except modal.exception.NotFoundError as error:
+        if "app" in str(error).lower() or "function" in str(error).lower():
+            raise UsageError(f"the app {APP!r} is not deployed; run `{DEPLOY}`") from None
+        raise UsageError(f"Modal does not know it: {error}") from None
+    except modal.exception.ConnectionError as error:
+        raise UsageError(f"Modal cannot be reached: {' '.join(str(error).split())}; check the network") from None
+
+
+def link(object_id: str) -> str:
+    """The page of a call, a function or an app; needs no request, and no name of a workspace."""
+    return f"https://modal.com/id/{object_id}"
+
+
+def _create(secret: str, key: str) -> str:
+    names = " ".join(f"{name}=..." for name in key.replace(" or ", " and ").split(" and "))
+    return f"`modal secret create {secret} {names}` (with --force, and its other keys again, if it exists)"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

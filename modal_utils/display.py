@@ -1,0 +1,158 @@
+"""Runs on Modal, looked at from anywhere: two listings, and the results that are new since the last look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import modal
+from rich.console import Console
+from rich.progress import Progress
+
+from modal_utils.coordinator import ModalVenue, explained, link
+from modal_utils.deployment import APP, COLLECT, VOLUME
+from modal_utils.storage import AT_ONCE, RUNS, Calls, entries, load_calls, load_summary
+from utils.archive import Folder, RunArchive
+from utils.errors import UsageError
+from utils.report.overview import Overview
+
+MANY = 300  # new results from which on a container reads them for us
+COLLECT_S = 120.0
+
+Row = dict[str, Any]
+
+
+class ModalRuns:
+    """The runs on the volume."""
+
+    where = f"the volume {VOLUME!r} on Modal"
+
+    def __init__(self, venue: ModalVenue, open_run: Callable[[str], RunArchive]) -> None:
+        self._venue = venue
+        self._open_run = open_run
+
+    def overviews(self) -> list[Row]:
+        """All runs, from the names of their files and what was summarized: no result is read for a list."""
+        with explained():
+            return [self._overview(run_id) for run_id in self._venue.known_runs()]
+
+    def open(self, run_id: str) -> ModalLook:
+        with explained():
+            return ModalLook(self._open_run(run_id))
+
+    def _overview(self, run_id: str) -> Row:
+        archive = self._venue.archive(run_id)
+        known = load_summary(archive)
+        overview = Overview(
+            archive, archive.load_plan(), read=lambda names: {name: known[name] for name in names if name in known}
+        )
+        return overview.render(stopped=not _Pools(load_calls(archive)).are_busy())
+
+
+class ModalLook:
+    """A run on the volume; somebody works on it as long as one of its pools has inputs."""
+
+    every_s = 10.0
+
+    def __init__(self, archive: RunArchive) -> None:
+        self._busy = True
+        # a task that has begun is running as long as any of the run's containers are
+        self._archive = RunArchive(archive.blobs, archive.run_id, lambda _: self._busy)
+        self._plan = self._archive.load_plan()
+        self._summary: dict[str, Row] | None = None
+        self._calls: dict[str, str] = {}
+        self._pools = _Pools([])
+        self._overview = Overview(
+            self._archive, self._plan, read=self._read, links=lambda task_id: self._links(task_id)
+        )
+
+    def render(self) -> tuple[Row, bool]:
+        with explained():
+            calls = load_calls(self._archive)
+            self._calls = {task_id: call for part in calls for task_id, call in part.ids.items()}
+            self._pools = _Pools(calls)
+            self._busy = self._pools.are_busy()
+            return self._overview.render(stopped=not self._busy), not self._busy
+
+    def note(self) -> str:
+        return self._pools.note()
+
+    def advice(self) -> str:
+        return (
+            f"{self._pools.note() or 'its pool is gone'}; a container that cannot start leaves no result: see its log,"
+            f" or resume with `python run_benchmark.py --modal --resume-run-id {self._plan.run_id}`"
+        )
+
+    def _links(self, task_id: str) -> dict[str, str]:
+        return {"log": link(self._calls[task_id])} if task_id in self._calls else {}
+
+    def _read(self, names: Sequence[str]) -> dict[str, Row]:
+        """The outcomes of new results: from the summary, by a container where they are many, else one by one."""
+        if self._summary is None:
+            self._summary = load_summary(self._archive)
+        if sum(name not in self._summary for name in names) > MANY:
+            call = modal.Function.from_name(APP, COLLECT).spawn(self._plan.run_id)
+            call.get(timeout=COLLECT_S)
+            self._summary = load_summary(self._archive)
+        known = {name: self._summary[name] for name in names if name in self._summary}
+        left = [name for name in names if name not in known]
+        return {**known, **self._overview.read_each(left)}
+
+
+class _Pools:
+    """The containers that a run's dispatches were queued for."""
+
+    def __init__(self, calls: Sequence[Calls]) -> None:
+        self._ids = list(dict.fromkeys(part.pool for part in calls))
+        self._backlog = self._runners = 0
+
+    def are_busy(self) -> bool:
+        """True where an input is queued or running."""
+        stats = []
+        for pool in self._ids:
+            try:
+                stats.append(modal.Function.from_id(pool).get_current_stats())
+            except modal.exception.NotFoundError:
+                continue  # deployed anew, and drained since
+        self._backlog = sum(stat.backlog for stat in stats)
+        self._runners = sum(stat.num_total_runners for stat in stats)
+        return self._backlog + self._runners > 0
+
+    def note(self) -> str:
+        if not self._backlog + self._runners:
+            return ""
+        return f"{self._runners} containers, {self._backlog:,} tasks waiting: {link(self._ids[-1])}"
+
+
+def pull(venue: ModalVenue, run_id: str, folder: str, console: Console) -> int:
+    """Copy a run from the volume into a local results directory; what is there already is not copied again."""
+    target = Path(folder) / run_id
+    with explained():
+        files = [entry for entry in entries(venue.volume, f"{RUNS}/{run_id}", recursive=True) if _is_file(entry)]
+        if not files:
+            raise UsageError(f"unknown run {run_id!r}; `python check_results.py --modal --list-runs` lists them")
+        inside = {entry.path.partition(f"{RUNS}/{run_id}/")[2]: entry.size for entry in files}
+        wanted = [name for name, size in inside.items() if not _is_there(target / name, size)]
+        blobs, here = venue.archive(run_id).blobs, Folder(target)
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("copying", total=len(wanted))
+            for start in range(0, len(wanted), AT_ONCE):
+                for name, content in blobs.read_all(wanted[start : start + AT_ONCE]).items():
+                    here.write(name, content)
+                    bar.advance(task)
+    console.print(
+        f"run {run_id}: {len(wanted):,} of {len(inside):,} files copied to {target}\n"
+        f"next: python check_results.py --run-id {run_id} --checkpoint-dir {folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _is_file(entry: modal.types.FileEntry) -> bool:
+    return entry.type.name == "FILE"
+
+
+def _is_there(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size

@@ -1,0 +1,180 @@
+"""The Volume as `Blobs`: mounted in a container, and through Modal's client from anywhere else.
+
+A run is the folder `runs/<run_id>` of the volume, in the layout of `utils.archive`, and two kinds of files more:
+
+    calls/<n>.<chunk>.json      the function calls of the n-th dispatch, by task
+    summaries/<count>-<x>.json.gz   the rows of so many results, made by `collect`: a cache, so that a look reads little
+
+Every file has one writer and is written once; journals and logs are appended to by the one attempt they belong to.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.archive import Attempt, Folder, RunArchive
+from utils.records import TaskResult
+from utils.report.overview import Row, outcome
+from utils.serialization import dumps, loads
+
+if TYPE_CHECKING:
+    import modal
+
+RUNS = "runs"
+AT_ONCE = 32  # files read at a time
+
+
+class Mounted(Folder):
+    """Blobs in a mounted volume: others see what is written after `commit`, and we what they wrote after `reload`.
+
+    A volume cannot be reloaded while a file on it is open, so files are opened for each append.
+    """
+
+    def __init__(self, root: Path, commit: Callable[[], None], reload: Callable[[], None]) -> None:
+        super().__init__(root)
+        self.commit = commit
+        self.reload = reload
+        self.is_dirty = False  # something was written since the last commit
+
+    def write(self, name: str, content: bytes) -> None:
+        super().write(name, content)
+        self.is_dirty = True
+
+    def appender(self, name: str) -> Callable[[str], None]:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+        def append(text: str) -> None:
+            with path.open("ab") as file:
+                file.write(text.encode("utf-8", "surrogatepass"))
+            self.is_dirty = True
+
+        return append
+
+    def publish(self) -> None:
+        """Commit what was written, if anything was."""
+        if self.is_dirty:
+            self.is_dirty = False
+            self.commit()
+
+
+class Remote:
+    """Blobs of one run through Modal's client."""
+
+    def __init__(self, volume: modal.Volume, folder: str) -> None:
+        self._volume = volume
+        self._folder = folder
+
+    def read(self, name: str) -> bytes:
+        return b"".join(self._volume.read_file(f"{self._folder}/{name}"))
+
+    def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return dict(zip(names, pool.map(self.read, names), strict=True))
+
+    def write(self, name: str, content: bytes) -> None:
+        self.write_all({name: content})
+
+    def write_all(self, files: Mapping[str, bytes]) -> None:
+        """Several files in one exchange."""
+        with self._volume.batch_upload(force=True) as batch:
+            for name, content in files.items():
+                batch.put_file(io.BytesIO(content), f"/{self._folder}/{name}")
+
+    def appender(self, name: str) -> Callable[[str], None]:
+        raise io.UnsupportedOperation(f"{name} cannot be appended to from outside: only its container does that")
+
+    def list(self, folder: str) -> list[str]:
+        path = f"{self._folder}/{folder}".rstrip("/")
+        names = (entry.path.rpartition("/")[2] for entry in entries(self._volume, path))
+        return sorted(name for name in names if not name.startswith("."))
+
+
+def entries(volume: modal.Volume, path: str, *, recursive: bool = False) -> list[modal.types.FileEntry]:
+    """What a folder of the volume holds; nothing if there is no such folder."""
+    import modal
+
+    try:
+        return volume.listdir(path, recursive=recursive)
+    except (FileNotFoundError, modal.exception.NotFoundError):
+        return []
+
+
+# --------------------------------------------------------------------------- what only runs on Modal have
+
+
+@dataclass(frozen=True)
+class Calls:
+    """A part of the function calls of one dispatch, and the pool of containers that they are queued for."""
+
+    submission: int
+    pool: str  # id of the function variant: it can be asked how many containers it has
+    ids: Mapping[str, str]  # task id -> function call id
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a started file tells."""
+
+    call: str  # function call id
+    container: str
+    at: str  # ISO-8601, UTC
+
+
+def save_calls(archive: RunArchive, calls: Calls, chunk: int) -> None:
+    """Write a part of a dispatch's calls down, once."""
+    archive.blobs.write(f"calls/{calls.submission}.{chunk:05d}.json", dumps(calls).encode())
+
+
+def load_calls(archive: RunArchive) -> list[Calls]:
+    """All that is known of a run's calls, oldest first."""
+    names = sorted(archive.blobs.list("calls"), key=lambda name: [int(part) for part in name.split(".")[:2]])
+    return [loads(Calls, archive.blobs.read(f"calls/{name}")) for name in names]
+
+
+def latest_calls(archive: RunArchive) -> dict[str, str]:
+    """The last call of each task, of those that were written down."""
+    return {task_id: call for calls in load_calls(archive) for task_id, call in calls.ids.items()}
+
+
+def save_started(archive: RunArchive, attempt: Attempt, started: Started) -> None:
+    """Say that an attempt began, and which call it answers."""
+    archive.blobs.write(archive.started_name(attempt), dumps(started).encode())
+
+
+# --------------------------------------------------------------------------- a look at thousands of results
+
+
+def summarize(blobs: Mounted, run_id: str) -> str:
+    """Fold all results that a run has into one file; its name."""
+    blobs.reload()
+    archive = RunArchive(blobs, run_id)
+    names = blobs.list("results")
+    rows = {name: outcome(result) for name, result in archive.read_results(names).items()}
+    name = f"summaries/{len(names):07d}-{secrets.token_hex(4)}.json.gz"
+    blobs.write(name, gzip.compress(json.dumps(rows, separators=(",", ":")).encode(), compresslevel=1))
+    blobs.publish()
+    return name
+
+
+def load_summary(archive: RunArchive) -> dict[str, Row]:
+    """The rows of the fullest summary, by the names of the result files; empty if there is none."""
+    names = archive.blobs.list("summaries")
+    if not names:
+        return {}
+    rows: dict[str, Row] = json.loads(gzip.decompress(archive.blobs.read(f"summaries/{names[-1]}")))
+    return rows
+
+
+def save_result_to_volume(archive: RunArchive, attempt: Attempt, result: TaskResult, blobs: Mounted) -> None:
+    """Write a finished attempt down and publish it with everything before it."""
+    archive.save_result(attempt, result)
+    blobs.publish()

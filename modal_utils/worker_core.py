@@ -1,0 +1,276 @@
+"""What a container does with one call: one attempt of one task, idempotent, whatever happens to the container.
+
+Modal runs an input again when its container is lost, and may run two calls of one task when a client died between a
+call and its record. So a call
+
+    looks whether it is done already, in an earlier container of its own
+    writes `started`, publishes it, and only then looks whether a later dispatch has taken its task away
+    runs the attempt, publishing the journal every few seconds
+    writes the result and publishes it
+
+The dispatcher writes its submission first and looks for `started` files afterwards; so of two calls of one task at most
+one goes on. A task that fails is a result, never an exception. Preemption, time-out and cancellation come as
+`BaseException`s in the main thread: the attempt, on a thread of its own, is asked to stop, what is in flight is
+answered and journalled, and the exception goes back to Modal.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmark_config import DEFAULTS
+from benchmark_task import Place, attempt, check_model, versions
+from modal_utils.deployment import code_hash
+from modal_utils.storage import Mounted, Started, save_result_to_volume, save_started
+from utils.archive import Attempt, RunArchive
+from utils.errors import ErrorKind, MissingKey, UsageError
+from utils.metrics.registry import find_metric
+from utils.records import Failure, Progress, Split, Status, StopReason, TaskResult, TaskSpec
+
+COMMIT_EVERY_S = 5.0  # what a lost container can cost: the answers of so long
+GRACE_S = 20.0  # for calls in flight, when a container has to go; Modal waits 30 s
+FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+logger = logging.getLogger("benchmark")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a call is made with."""
+
+    run_id: str
+    submission: int
+    spec: TaskSpec
+    earlier: tuple[Attempt, ...]  # of earlier dispatches; those of this call are looked up
+    retried_at: int
+    in_flight: int
+    call_timeout_s: float
+    task_timeout_s: float
+    log_level: str
+
+
+def run_optimization_task(
+    order: Order, blobs: Mounted, call: str, container: str, clock: Callable[[], float] = time.monotonic
+) -> dict[str, Any]:
+    """One attempt of a task; a small summary of what came of it. The result itself is on the volume."""
+    deadline = clock() + order.task_timeout_s
+    archive = RunArchive(blobs, order.run_id)
+    blobs.reload()
+    before = _attempts_of(archive, order, call)
+    for earlier in before:
+        if result := _result_of(archive, earlier):
+            return _summary(result)
+    now = Attempt(order.spec.task_id, order.submission, _name(call, len(before) + 1))
+    save_started(archive, now, Started(call, container, datetime.now(UTC).isoformat(timespec="seconds")))
+    blobs.publish()
+    blobs.reload()
+    if _is_superseded(archive, order):
+        return {"task_id": order.spec.task_id, "state": "superseded"}
+    barren = _barren(archive, before)
+    if barren > DEFAULTS.restarts:
+        text = f"its container was lost {barren} times without one new answer; see its log"
+        return _summary(_fail(archive, blobs, now, order.spec, Failure(ErrorKind.CRASH, text)))
+    with _logged(blobs.root / f"logs/optimization_{now}.log", order.log_level):
+        logger.info("attempt %s, call %s, container %s", now, call, container)
+        return _summary(_watch(order, archive, blobs, now, (*order.earlier, *before), deadline, clock))
+
+
+def _watch(
+    order: Order,
+    archive: RunArchive,
+    blobs: Mounted,
+    now: Attempt,
+    earlier: tuple[Attempt, ...],
+    deadline: float,
+    clock: Callable[[], float],
+) -> TaskResult:
+    """Run the attempt on a thread; publish what it writes; end it at the deadline, or when the container must go."""
+    draining = threading.Event()
+    place = Place(
+        archive,
+        now,
+        earlier,
+        retried_at=order.retried_at,
+        in_flight=order.in_flight,
+        call_timeout_s=order.call_timeout_s,
+        draining=draining.is_set,
+        tell=_log_phases(),
+    )
+    work = Work(order.spec, place)
+    work.start()
+    try:
+        while not work.done.wait(min(COMMIT_EVERY_S, max(0.0, deadline - clock()))):
+            blobs.publish()
+            if clock() >= deadline:
+                draining.set()
+                work.done.wait(GRACE_S)
+                break
+    except BaseException as reason:
+        logger.warning("the container must go: %s", type(reason).__name__)
+        draining.set()
+        work.done.wait(GRACE_S)
+        blobs.publish()
+        raise
+    result = work.outcome()
+    if result is None:
+        text = f"not done after {order.task_timeout_s:g} s; raise --task-timeout and retry"
+        return _fail(archive, blobs, now, order.spec, Failure(ErrorKind.TIMEOUT, text))
+    blobs.publish()
+    return result
+
+
+class Work(threading.Thread):
+    """The attempt, beside the main thread: that one gets the signals."""
+
+    def __init__(self, spec: TaskSpec, place: Place) -> None:
+        super().__init__(daemon=True)
+        self._spec = spec
+        self._place = place
+        self._result: TaskResult | None = None
+        self._error: BaseException | None = None
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self._result = attempt(self._spec, self._place)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.done.set()
+
+    def outcome(self) -> TaskResult | None:
+        """The result; None if it was stopped before the end. Raises what no failed result could be made of."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+# --------------------------------------------------------------------------- before anything is submitted
+
+
+def look_around(models: Sequence[str], params: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """What is deployed here, and what stands in the way of these models and this metric.
+
+    `missing` names the keys that a model wants and this environment does not have, `problems` everything else.
+    """
+    missing: dict[str, str] = {}
+    problems: list[str] = []
+    for model in models:
+        try:
+            check_model(model, params)
+        except MissingKey as error:
+            missing[model] = error.variables
+        except UsageError as error:
+            problems.append(str(error))
+    if metric:
+        try:
+            find_metric(metric)
+        except UsageError as error:
+            problems.append(f"{error} (of the deployed worker; a metric of your own has to be added to the image)")
+    return {"code_hash": code_hash(), "versions": versions(), "missing": missing, "problems": problems}
+
+
+# --------------------------------------------------------------------------- who has done what
+
+
+def _name(call: str, number: int) -> str:
+    """An attempt's name: the call's, which is no other's, and how often the call has begun."""
+    return f"{call.rpartition('-')[2][-8:]}{number:03d}"
+
+
+def _attempts_of(archive: RunArchive, order: Order, call: str) -> list[Attempt]:
+    """The attempts that this call began in earlier containers."""
+    found: list[Attempt] = []
+    for number in count(1):
+        earlier = Attempt(order.spec.task_id, order.submission, _name(call, number))
+        try:
+            archive.blobs.read(archive.started_name(earlier))
+        except FileNotFoundError:
+            break
+        found.append(earlier)
+    return found
+
+
+def _result_of(archive: RunArchive, attempt: Attempt) -> TaskResult | None:
+    for status in (Status.COMPLETED, Status.FAILED):
+        try:
+            return archive.load_result(f"{attempt}.{status.value}.json")
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def _is_superseded(archive: RunArchive, order: Order) -> bool:
+    """True where a later dispatch has the task, or a cancellation took it away."""
+    return any(order.spec.task_id in submission.task_ids for submission in archive.submissions(after=order.submission))
+
+
+def _barren(archive: RunArchive, before: list[Attempt]) -> int:
+    """How many of the latest attempts of this call were lost without one answer."""
+    barren = 0
+    for earlier in reversed(before):
+        if archive.read_journal(earlier):
+            break
+        barren += 1
+    return barren
+
+
+# --------------------------------------------------------------------------- what is written
+
+
+def _fail(archive: RunArchive, blobs: Mounted, now: Attempt, spec: TaskSpec, failure: Failure) -> TaskResult:
+    result = TaskResult(spec.task_id, Status.FAILED, StopReason.ERROR, 0.0, spec.is_simulated, error=failure)
+    save_result_to_volume(archive, now, result, blobs)
+    return result
+
+
+def _summary(result: TaskResult) -> dict[str, Any]:
+    """Plain data, and little of it: it travels back through Modal."""
+    score = result.final.scores[Split.TEST.value].mean if result.final else None
+    return {
+        "task_id": result.task_id,
+        "state": result.status.value,
+        "score": score,
+        "seconds": result.seconds,
+        "error": f"{result.error.kind.value}: {result.error.message}" if result.error else "",
+    }
+
+
+def _log_phases() -> Callable[[Progress], None]:
+    phases: set[str] = set()
+
+    def tell(progress: Progress) -> None:
+        if progress.phase not in phases:
+            phases.add(progress.phase)
+            logger.info("%s: $%.4f paid", progress.phase, progress.spent.usd or 0.0)
+
+    return tell
+
+
+@contextmanager
+def _logged(path: Path, level: str) -> Iterator[None]:
+    """What is logged, into a file of the run and to Modal's own log of the container."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(sys.stdout)]
+    root = logging.getLogger()
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(FORMAT))
+        root.addHandler(handler)
+    for name in ("benchmark", "optimizer", "utils"):
+        logging.getLogger(name).setLevel(level.upper())
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()  # a volume cannot be reloaded while a file on it is open
