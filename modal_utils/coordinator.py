@@ -119,7 +119,7 @@ class ModalVenue:
             for task_id in left:
                 if task_id not in calls and states[task_id].attempts:
                     calls[task_id] = _started(archive, states[task_id].attempts[-1]).call
-            alive = asyncio.run(_alive([calls[task_id] for task_id in left if task_id in calls]))
+            alive = asyncio.run(find_alive([calls[task_id] for task_id in left if task_id in calls]))
         return tuple(task for task in tasks if task.task_id in left and calls.get(task.task_id) not in alive)
 
     # ------------------------------------------------------------------ dispatch
@@ -145,13 +145,13 @@ class ModalVenue:
                 highlight=False,
             )
         with explained():
-            pool = self._pool(settings)
             archive = launch.archive
             if launch.added is not None:
                 archive.save_plan(launch.added)
             for spec, splits in launch.splits:
                 archive.save_splits(spec, splits)
             submission = archive.submit(launch.kind, launch.tasks, _now())
+            pool = self._pool(settings, f"{run_id}.{submission.number}")
             begun = self._begun_meanwhile(archive, launch, submission.number)
             orders = [o for o in _orders(launch, settings, submission.number) if o.spec.task_id not in begun]
             recorder = Recorder(archive, submission.number, pool.object_id, console, len(orders))
@@ -196,9 +196,10 @@ class ModalVenue:
         )
         return COMPLETED
 
-    def _pool(self, settings: Settings) -> modal.Function[..., Any, Any]:
-        """The function, as a variant with containers of its own."""
+    def _pool(self, settings: Settings, name: str) -> modal.Function[..., Any, Any]:
+        """The function, as a variant with containers of its own: a name that no other has makes it one."""
         pool = modal.Function.from_name(APP, RUN_TASK).with_options(
+            env={"BENCHMARK_DISPATCH": name},
             max_containers=settings.max_concurrent,
             timeout=min(LONGEST_S, int(settings.task_timeout) + MARGIN_S),
             secrets=self._secrets,
@@ -233,7 +234,7 @@ class ModalVenue:
         deadline = time.monotonic() + SETTLE_S
         begun = set(waiting)
         while waiting and time.monotonic() < deadline:
-            alive = asyncio.run(_alive(list(waiting.values())))
+            alive = asyncio.run(find_alive(list(waiting.values())))
             for task_id, call in list(waiting.items()):
                 if call not in alive:
                     del waiting[task_id]
@@ -366,7 +367,7 @@ async def patiently(
             waited, pause = waited + pause, min(30.0, 2 * pause)
 
 
-async def _alive(calls: Sequence[str]) -> set[str]:
+async def find_alive(calls: Sequence[str]) -> set[str]:
     """Those of some calls that are queued or running."""
     gate = asyncio.Semaphore(AT_ONCE)
 
@@ -393,7 +394,7 @@ async def _cancel(calls: Sequence[str]) -> int:
         async with gate:
             await modal.FunctionCall.from_id(call).cancel.aio()
 
-    alive = await _alive(calls)
+    alive = await find_alive(calls)
     await asyncio.gather(*map(end, alive))
     return len(alive)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import modal
 from rich.console import Console
 from rich.progress import Progress
 
-from modal_utils.coordinator import ModalVenue, explained, link
+from modal_utils.coordinator import ModalVenue, explained, find_alive, link
 from modal_utils.deployment import APP, COLLECT, VOLUME
 from modal_utils.storage import AT_ONCE, RUNS, Calls, entries, load_calls, load_summary
 from utils.archive import Folder, RunArchive
@@ -51,7 +52,7 @@ class ModalRuns:
 
 
 class ModalLook:
-    """A run on the volume; somebody works on it as long as one of its pools has inputs."""
+    """A run on the volume; somebody works on it as long as one of its calls is queued or running."""
 
     every_s = 10.0
 
@@ -72,8 +73,18 @@ class ModalLook:
             calls = load_calls(self._archive)
             self._calls = {task_id: call for part in calls for task_id, call in part.ids.items()}
             self._pools = _Pools(calls)
-            self._busy = self._pools.are_busy()
-            return self._overview.render(stopped=not self._busy), not self._busy
+            self._busy = True
+            overview = self._overview.render()
+            left = [task["task_id"] for task in overview["tasks"] if task["status"] in ("pending", "running")]
+            self._busy = bool(left) and (self._pools.are_busy() or self._is_any_alive(left))
+            if left and not self._busy:
+                overview = self._overview.render(stopped=True)
+            return overview, not self._busy
+
+    def _is_any_alive(self, tasks: Sequence[str]) -> bool:
+        """Asks the calls themselves: what a pool says of itself may lag."""
+        asked = [self._calls[task_id] for task_id in tasks if task_id in self._calls][:AT_ONCE]
+        return bool(asyncio.run(find_alive(asked)))
 
     def note(self) -> str:
         return self._pools.note()
@@ -105,7 +116,7 @@ class _Pools:
 
     def __init__(self, calls: Sequence[Calls]) -> None:
         self._ids = list(dict.fromkeys(part.pool for part in calls))
-        self._backlog = self._runners = 0
+        self._backlog = self._running = self._containers = 0
 
     def are_busy(self) -> bool:
         """True where an input is queued or running."""
@@ -116,13 +127,17 @@ class _Pools:
             except modal.exception.NotFoundError:
                 continue  # deployed anew, and drained since
         self._backlog = sum(stat.backlog for stat in stats)
-        self._runners = sum(stat.num_total_runners for stat in stats)
-        return self._backlog + self._runners > 0
+        self._running = sum(stat.num_running_inputs for stat in stats)
+        self._containers = sum(stat.num_total_runners for stat in stats)
+        return self._backlog + self._running > 0
 
     def note(self) -> str:
-        if not self._backlog + self._runners:
+        if not self._backlog + self._running:
             return ""
-        return f"{self._runners} containers, {self._backlog:,} tasks waiting: {link(self._ids[-1])}"
+        return (
+            f"{self._containers} containers, {self._running} tasks running, {self._backlog:,} waiting:"
+            f" {link(self._ids[-1])}"
+        )
 
 
 def pull(venue: ModalVenue, run_id: str, folder: str, console: Console) -> int:

@@ -35,7 +35,7 @@ from modal_utils.storage import Mounted, Started, save_result_to_volume, save_st
 from utils.archive import Attempt, RunArchive
 from utils.errors import ErrorKind, MissingKey, UsageError
 from utils.metrics.registry import find_metric
-from utils.records import Failure, Progress, Split, Status, StopReason, TaskResult, TaskSpec
+from utils.records import Failure, Split, Status, StopReason, TaskResult, TaskSpec
 
 COMMIT_EVERY_S = 5.0  # what a lost container can cost: the answers of so long
 GRACE_S = 20.0  # for calls in flight, when a container has to go; Modal waits 30 s
@@ -104,7 +104,6 @@ def _watch(
         in_flight=order.in_flight,
         call_timeout_s=order.call_timeout_s,
         draining=draining.is_set,
-        tell=_log_phases(),
     )
     work = Work(order.spec, place)
     work.start()
@@ -244,17 +243,6 @@ def _summary(result: TaskResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "error": f"{result.error.kind.value}: {result.error.message}" if result.error else "",
     }
-
-
-def _log_phases() -> Callable[[Progress], None]:
-    phases: set[str] = set()
-
-    def tell(progress: Progress) -> None:
-        if progress.phase not in phases:
-            phases.add(progress.phase)
-            logger.info("%s: $%.4f paid", progress.phase, progress.spent.usd or 0.0)
-
-    return tell
 
 
 @contextmanager
