@@ -10,6 +10,7 @@ Reads what is written; needs no key and no running process.
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,6 +95,7 @@ def pull_run(run_id: str | None, folder: str) -> int:
 
 def cli(argv: list[str]) -> int:
     """Run the command; the exit code. Every error is one line."""
+    gc.disable()  # what a look makes lives to its end: searching it for garbage would take a quarter of the time
     try:
         command = typer.main.get_command(command_line)
         refuse_missing_values(argv, [param.opts[0] for param in command.params if not getattr(param, "is_flag", True)])

@@ -62,8 +62,12 @@ class Mounted(Folder):
     def publish(self) -> None:
         """Commit what was written, if anything was."""
         if self.is_dirty:
-            self.is_dirty = False
-            self.commit()
+            self.is_dirty = False  # first: what is written meanwhile is for the next time
+            try:
+                self.commit()
+            except BaseException:
+                self.is_dirty = True
+                raise
 
 
 class Remote:
@@ -137,7 +141,8 @@ def save_calls(archive: RunArchive, calls: Calls, chunk: int) -> None:
 def load_calls(archive: RunArchive) -> list[Calls]:
     """All that is known of a run's calls, oldest first."""
     names = sorted(archive.blobs.list("calls"), key=lambda name: [int(part) for part in name.split(".")[:2]])
-    return [loads(Calls, archive.blobs.read(f"calls/{name}")) for name in names]
+    read = archive.blobs.read_all([f"calls/{name}" for name in names])
+    return [loads(Calls, content) for content in read.values()]
 
 
 def latest_calls(archive: RunArchive) -> dict[str, str]:

@@ -20,6 +20,7 @@ import typer
 import run_benchmark
 from benchmark_config import DATASETS, OPTIMIZERS, Settings
 from benchmark_task import Place, attempt, expand
+from tests.modal_utils.command import cloud
 from utils.archive import Attempt, local_archive
 from utils.dataset_specs.base import check_prompt, load_splits
 from utils.records import Status
@@ -57,7 +58,8 @@ def commands(page: Path) -> list[str]:
 
 PAGES = (README, ROOT / "docs" / "running.md", ROOT / "docs" / "adding.md")
 COMMANDS = [line for page in PAGES for line in commands(page)]
-OURS = [line for line in COMMANDS if " run_benchmark.py" in line or " check_results.py" in line]
+CLOUD = [line for line in COMMANDS if line.startswith("modal ") or " --modal" in line]
+OURS = [line for line in COMMANDS if (" run_benchmark.py" in line or " check_results.py" in line) and line not in CLOUD]
 KEYS = {"OPENAI_API_KEY": "none", "ANTHROPIC_API_KEY": "none"}
 
 
@@ -110,8 +112,8 @@ def test_make_has_the_targets_that_are_named() -> None:
 
 
 def test_no_other_kind_of_command_is_on_the_pages() -> None:
-    others = [line for line in COMMANDS if line not in OURS and not line.startswith("make ")]
-    assert [line for line in others if not line.startswith(("source .venv/", "export "))] == []
+    others = [line for line in COMMANDS if line not in (*OURS, *CLOUD) and not line.startswith("make ")]
+    assert [line for line in others if not line.startswith(("source .venv/", "export ", "pip install "))] == []
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +156,16 @@ def test_a_command_of_the_page_works(
     done = subprocess.run(typed, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     may_fail = "shaky" in line  # shows what a failure looks like
     assert done.returncode in ((0, 1) if may_fail else (0,)), done.stdout + done.stderr
+
+
+def test_the_commands_for_modal_work_one_after_the_other(tmp_path: Path) -> None:
+    account = ("modal token ", "modal secret ")  # what only a person with an account can type
+    with cloud(tmp_path / "plane") as deployed:
+        for line in (line for line in CLOUD if not line.startswith(account)):
+            words = shlex.split(line.replace("./benchmark_results", str(tmp_path / "pulled")))
+            said = deployed.run(*(words[1:] if words[0] == "python" else ["-m", *words]), code=None)
+            assert "error" not in said, (line, said)
+        assert (tmp_path / "pulled" / "cloud" / "plan.json").is_file()
 
 
 def rewrite() -> None:

@@ -124,10 +124,9 @@ def figure(value: float, form: str) -> str:
 
 def results(overview: Row) -> RenderableType:
     """The table at the end: a line a cell, means over its seeds, best first within a dataset and model."""
-    overview = printable(overview)
     grid = Grid(COLUMNS, all_done=overview["status"] == "completed")
     for (dataset, model, optimizer), tasks in _ranked(overview["tasks"]):
-        grid.add(f"{dataset} · {model}", [Text(optimizer), *_figures(tasks)])
+        grid.add(printable(f"{dataset} · {model}"), [Text(printable(optimizer)), *_figures(tasks)])
     failed = [task for task in overview["tasks"] if task["error"]]
     return Group(
         Text(),
@@ -135,7 +134,7 @@ def results(overview: Row) -> RenderableType:
         Text(),
         grid,
         Text(),
-        *map(_failure, failed[:8]),
+        *map(_failure, printable(failed[:8])),
         *_more(len(failed) - 8),
         *_notes(overview),
     )
@@ -352,7 +351,7 @@ def _title(overview: Row) -> Text:
     is_final = all(status in ("completed", "failed") for status in counts)
     words += f", {failed} failed" if failed else ""
     words += f", {cost(tasks)}" + ("" if is_final else " for those that are done")
-    return Text.assemble((f"run {overview['run_id']}", "bold"), ": ", status, words)
+    return Text.assemble((f"run {printable(overview['run_id'])}", "bold"), ": ", status, words)
 
 
 def _notes(overview: Row) -> list[Text]:

@@ -1,0 +1,122 @@
+"""The real commands against the double of Modal, and what they left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers.modal import Plane, running
+from utils.archive import RunArchive, local_archive
+
+ROOT = Path(__file__).parents[2]
+# what a container must not find on this machine; the interpreter's own packages may lie beside it
+HIDDEN = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+NOWHERE = {  # a provider that nobody is to reach, and no Opik
+    "NO_PROXY": "127.0.0.1",
+    "OPIK_CONFIG_PATH": os.devnull,
+}
+
+Json = dict[str, Any]
+
+
+class Cloud:
+    """A deployed app on a control plane, with the commands of a user."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        self.env = {**os.environ, **NOWHERE, **plane.env}
+
+    def start(self, *words: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+        """A command, begun."""
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        return subprocess.Popen([sys.executable, *words], cwd=cwd, env=self.env, text=True, **streams)  # type: ignore[call-overload,no-any-return]
+
+    def run(self, *words: str, code: int | None = 0, cwd: Path = ROOT) -> str:
+        """A command to its end: what it said."""
+        process = self.start(*words, cwd=cwd)
+        out, err = process.communicate(timeout=300)
+        assert code in (None, process.returncode), out + err + self.plane.logs()[-4000:]
+        return out + err
+
+    def deploy(self, cwd: Path = ROOT) -> str:
+        return self.run("-m", "modal", "deploy", "benchmark_worker.py", cwd=cwd)
+
+    def submit(self, *words: str, code: int | None = 0) -> str:
+        return self.run("run_benchmark.py", "--modal", *words, code=code)
+
+    def look(self, run_id: str) -> Json:
+        """The run as it is now."""
+        process = self.start("check_results.py", "--modal", "--run-id", run_id, "--json")
+        out, err = process.communicate(timeout=120)
+        assert process.returncode in (0, 1), out + err
+        overview: Json = json.loads(out)
+        return overview
+
+    def wait(self, run_id: str, timeout_s: float = 180.0) -> Json:
+        """The overview of a run once no container works on it."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if not self.open_inputs:
+                return self.look(run_id)
+            time.sleep(0.3)
+        raise AssertionError(f"run {run_id} is not over after {timeout_s} s: {self.plane.logs()[-4000:]}")
+
+    @property
+    def open_inputs(self) -> int:
+        """Calls that are queued or running, of whatever function."""
+        counts = self.plane.state()["inputs"]
+        return sum(counts.get(state, 0) for state in ("pending", "waiting", "running"))
+
+    def archive(self, run_id: str) -> RunArchive:
+        """The run as its committed files have it."""
+        return local_archive(self.plane.volume("optimizer-benchmarks") / "runs", run_id)
+
+    @property
+    def volume(self) -> Json:
+        """The statistics of the volume."""
+        found: Json = self.plane.state()["volumes"]["optimizer-benchmarks"]
+        return found
+
+
+@contextmanager
+def cloud(folder: Path, **settings: Any) -> Iterator[Cloud]:
+    """A control plane with our app deployed to it. Skips where containers cannot have a root of their own."""
+    with running(folder, hide=HIDDEN, **settings) as plane:
+        if plane.isolation != "overlay":
+            pytest.skip("containers with a file system of their own need root on Linux")
+        deployed = Cloud(plane)
+        deployed.deploy()
+        yield deployed
+
+
+def statuses(overview: Mapping[str, Any]) -> Counter[str]:
+    return Counter(task["status"] for task in overview["tasks"])
+
+
+def outcomes(overview: Mapping[str, Any]) -> dict[str, Json]:
+    """What came of each task, less what differs between two equal runs: times, money saved by a cache, pages."""
+    found = {}
+    for task in overview["tasks"]:
+        kept = {name: value for name, value in task.items() if name not in ("seconds", "attempts", "links")}
+        for name in ("spent", "scoring"):
+            kept[name] = kept[name] and kept[name]["logical"]
+        found[task["task_id"]] = kept
+    return found
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait for something to come true."""
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, f"not so after {timeout_s} s"
+        time.sleep(0.02)
