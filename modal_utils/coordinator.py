@@ -17,7 +17,6 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -37,8 +36,9 @@ from modal_utils.deployment import (
     OPIK_SECRET,
     PREFLIGHT,
     RUN_TASK,
-    SET_TOKEN,
     code_hash,
+    explained,
+    link,
     volume,
 )
 from modal_utils.storage import RUNS, Calls, Remote, Started, entries, latest_calls, save_calls
@@ -404,26 +404,6 @@ def _started(archive: RunArchive, attempt: Attempt) -> Started:
 
 
 # --------------------------------------------------------------------------- words
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Modal's own errors as one line with the command that mends it."""
-    try:
-        yield
-    except modal.exception.AuthError:
-        raise UsageError(f"Modal knows no token of this machine; run `{SET_TOKEN}`") from None
-    except modal.exception.NotFoundError as error:
-        if "app" in str(error).lower() or "function" in str(error).lower():
-            raise UsageError(f"the app {APP!r} is not deployed; run `{DEPLOY}`") from None
-        raise UsageError(f"Modal does not know it: {error}") from None
-    except modal.exception.ConnectionError as error:
-        raise UsageError(f"Modal cannot be reached: {' '.join(str(error).split())}; check the network") from None
-
-
-def link(object_id: str) -> str:
-    """The page of a call, a function or an app; needs no request, and no name of a workspace."""
-    return f"https://modal.com/id/{object_id}"
 
 
 def _create(secret: str, key: str) -> str:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import modal
+
+from utils.errors import UsageError
 
 APP = "prompt-optimizer-benchmark"
 RUN_TASK, PREFLIGHT, COLLECT = "run_task", "preflight", "collect"  # functions of the app
@@ -61,3 +64,26 @@ def code_hash(root: Path = ROOT) -> str:
         digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+# --------------------------------------------------------------------------- words
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Modal's own errors as one line with the command that mends it."""
+    try:
+        yield
+    except modal.exception.AuthError:
+        raise UsageError(f"Modal knows no token of this machine; run `{SET_TOKEN}`") from None
+    except modal.exception.NotFoundError as error:
+        if "app" in str(error).lower() or "function" in str(error).lower():
+            raise UsageError(f"the app {APP!r} is not deployed; run `{DEPLOY}`") from None
+        raise UsageError(f"Modal does not know it: {error}") from None
+    except modal.exception.ConnectionError as error:
+        raise UsageError(f"Modal cannot be reached: {' '.join(str(error).split())}; check the network") from None
+
+
+def link(object_id: str) -> str:
+    """The page of a call, a function or an app; needs no request, and no name of a workspace."""
+    return f"https://modal.com/id/{object_id}"

@@ -11,8 +11,8 @@ import modal
 from rich.console import Console
 from rich.progress import Progress
 
-from modal_utils.coordinator import ModalVenue, explained, find_alive, link
-from modal_utils.deployment import APP, COLLECT, VOLUME
+from modal_utils.coordinator import ModalVenue, find_alive
+from modal_utils.deployment import APP, COLLECT, VOLUME, explained, link
 from modal_utils.storage import AT_ONCE, RUNS, Calls, entries, load_calls, load_summary
 from utils.archive import Folder, RunArchive
 from utils.errors import UsageError

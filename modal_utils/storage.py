@@ -18,15 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import modal
+
+from modal_utils.deployment import explained
 from utils.archive import Attempt, Folder, RunArchive
 from utils.records import TaskResult
 from utils.report.overview import Row, outcome
 from utils.serialization import dumps, loads
-
-if TYPE_CHECKING:
-    import modal
 
 RUNS = "runs"
 AT_ONCE = 32  # files read at a time
@@ -78,7 +77,8 @@ class Remote:
         self._folder = folder
 
     def read(self, name: str) -> bytes:
-        return b"".join(self._volume.read_file(f"{self._folder}/{name}"))
+        with explained():
+            return b"".join(self._volume.read_file(f"{self._folder}/{name}"))
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -89,7 +89,7 @@ class Remote:
 
     def write_all(self, files: Mapping[str, bytes]) -> None:
         """Several files in one exchange."""
-        with self._volume.batch_upload(force=True) as batch:
+        with explained(), self._volume.batch_upload(force=True) as batch:
             for name, content in files.items():
                 batch.put_file(io.BytesIO(content), f"/{self._folder}/{name}")
 
@@ -104,8 +104,6 @@ class Remote:
 
 def entries(volume: modal.Volume, path: str, *, recursive: bool = False) -> list[modal.types.FileEntry]:
     """What a folder of the volume holds; nothing if there is no such folder."""
-    import modal
-
     try:
         return volume.listdir(path, recursive=recursive)
     except (FileNotFoundError, modal.exception.NotFoundError):

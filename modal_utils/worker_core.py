@@ -106,8 +106,8 @@ def _watch(
         draining=draining.is_set,
     )
     work = Work(order.spec, place)
-    work.start()
     try:
+        work.start()
         while not work.done.wait(min(COMMIT_EVERY_S, max(0.0, deadline - clock()))):
             blobs.publish()
             if clock() >= deadline:
