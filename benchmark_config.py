@@ -102,6 +102,8 @@ class Settings:
     task_timeout: float = 24 * 3600.0  # seconds; a worker that takes longer is ended
     call_timeout: float = 120.0  # seconds; a model call that takes longer is tried again
     cache: bool = True  # share answers at temperature 0 between the tasks of a run
+    tracing: bool | None = None  # to Opik; None: where it is configured
+    trace_items: str = ""  # all, failures, or a number of examples a candidate; empty: by the size of the run
     log_level: str = "info"
 
     @property

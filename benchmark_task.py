@@ -58,6 +58,7 @@ from utils.records import (
 from utils.report.estimate import CHARACTERS_A_TOKEN, Estimate, Need, prompt_tokens
 from utils.report.statistics import interval_of, paired_gain
 from utils.serialization import decode, encode
+from utils.tracing.records import Recorder, Recording
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -454,12 +455,19 @@ def price(model: str, params: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def run_task(
-    spec: TaskSpec, work: Work, optimizer: Optimizer, door: Door, report: Callable[[str, Problem], None] | None = None
+    spec: TaskSpec,
+    work: Work,
+    optimizer: Optimizer,
+    door: Door,
+    report: Callable[[str, Problem], None] | None = None,
+    recorder: Recorder | None = None,
 ) -> TaskResult:
     """One optimization, then the final choice and the test, on rows that the optimizer never held.
 
-    Raises TaskError, CallError or Drained; a spent budget is no error. `report` is told of each phase.
+    Raises TaskError, CallError or Drained; a spent budget is no error. `report` is told of each phase, `recorder` of
+    each trial and step.
     """
+    recorder = recorder or Recorder()
     logprobs = {"logprobs": True, "top_logprobs": 10} if optimizer.wants_logprobs else {}
     params = {"temperature": 0, **logprobs, **spec.model_params}
     problem = Problem(
@@ -471,7 +479,9 @@ def run_task(
         params=params,
         spans=spans_of((*work.splits.validation, *work.splits.test)),
         rules=Rules(max_failed_share=DEFAULTS.max_failed_share),
+        recorder=recorder,
     )
+    recorder.open(problem.objective, problem.seed)
     editor_params = spec.model_params if spec.optimizer_model in ("", spec.model) else {}
     editor = Editor(door, problem, seed=spec.seed, params={**editor_params, "temperature": 1.0})
     tell = report or (lambda phase, problem: None)
@@ -486,7 +496,7 @@ def run_task(
     door.with_ledger(Ledger())
     tell("scoring", problem)
     initial, final = _choose(problem)
-    tests = _test(work, [initial.prompt, final.prompt], door, params)
+    tests = _test(work, [initial.prompt, final.prompt], door, params, recorder)
     billed = spent.billed + door.stray
     return TaskResult(
         task_id=spec.task_id,
@@ -520,7 +530,9 @@ def _choose(problem: Problem) -> tuple[Evaluation, Evaluation]:
     return trials[0], best
 
 
-def _test(work: Work, prompts: Sequence[Prompt], door: Door, params: Mapping[str, Any]) -> list[Evaluation]:
+def _test(
+    work: Work, prompts: Sequence[Prompt], door: Door, params: Mapping[str, Any], recorder: Recorder
+) -> list[Evaluation]:
     """Each distinct prompt on all test rows, as one batch."""
     distinct = list({prompt.id: prompt for prompt in prompts}.values())
     rows = work.splits.test
@@ -529,6 +541,8 @@ def _test(work: Work, prompts: Sequence[Prompt], door: Door, params: Mapping[str
     tests = [
         Evaluation(prompt, Split.TEST, tuple(items[i * size : (i + 1) * size])) for i, prompt in enumerate(distinct)
     ]
+    for test in tests:
+        recorder.trial(test)
     for test in tests:
         refuse_failures(test, DEFAULTS.max_failed_share)
     return tests
@@ -570,7 +584,8 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
         work = load_work(spec, place.archive.load_splits(spec))
         door = _door(spec, work, place)
         with closing(door):
-            result = run_task(spec, work, build_optimizer(spec), door, _reporter(spec, place, door))
+            recording = Recording(place.archive.recording(place.attempt))
+            result = run_task(spec, work, build_optimizer(spec), door, _reporter(spec, place, door), recording)
     except Drained as stop:
         logger.info("stopped: %s", stop)
         return None

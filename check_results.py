@@ -41,6 +41,10 @@ def main(
     json_: Annotated[bool, option("--json", None, "Machine-readable output on stdout")] = False,
     modal: Annotated[bool, option("--modal", None, "Runs on Modal")] = False,
     pull: Annotated[str | None, option("--pull", "DIR", "Copy the run from Modal into this results directory")] = None,
+    push_traces: Annotated[bool, option("--push-traces", None, "Send to Opik what it lacks of the run")] = False,
+    trace_items: Annotated[
+        str, option("--trace-items", "WHICH", "Of these: all, failures, or so many a candidate. Default: all")
+    ] = "all",
     checkpoint_dir: Annotated[
         str, option("--checkpoint-dir", "DIR", "Results directory. Default: ./benchmark_results")
     ] = DEFAULT_DIR,
@@ -50,6 +54,8 @@ def main(
         raise UsageError("give either --list-runs or --run-id ID; `python check_results.py --help` shows every option")
     if pull is not None:
         raise typer.Exit(pull_run(run_id, pull))
+    if push_traces:
+        raise typer.Exit(push(run_id, checkpoint_dir, trace_items, is_modal=modal))
     source = modal_runs() if modal else local_runs(checkpoint_dir)
     raise typer.Exit(show(source, run_id or "", watch=watch, detailed=detailed, as_json=json_))
 
@@ -91,6 +97,16 @@ def pull_run(run_id: str | None, folder: str) -> int:
     from modal_utils.display import pull
 
     return pull(ModalVenue(), run_id, folder, Console())
+
+
+def push(run_id: str | None, checkpoint_dir: str, items: str, *, is_modal: bool) -> int:
+    if not run_id:
+        raise UsageError("--push-traces sends one run; name it with --run-id ID")
+    if is_modal:
+        raise UsageError("--push-traces sends a run of this machine; copy it here first with --modal --pull DIR")
+    from local.inspection import push_run
+
+    return push_run(checkpoint_dir, run_id, items)
 
 
 def cli(argv: list[str]) -> int:

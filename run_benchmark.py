@@ -21,6 +21,7 @@ from utils.validation import (
     named,
     no_modal,
     one_of_seeds,
+    one_of_switches,
     refuse_missing_values,
     spread_lists,
     whole_number,
@@ -116,9 +117,7 @@ def main(
     call_timeout: Annotated[
         float | None, number(LIMITS, "--call-timeout", "S", "A model call is tried again after so long. Default: 120")
     ] = None,
-    modal: Annotated[
-        bool, option(RUN, "--modal", None, "Workers and files on Modal")
-    ] = False,
+    modal: Annotated[bool, option(RUN, "--modal", None, "Workers and files on Modal")] = False,
     run_id: Annotated[
         str | None, option(RUN, "--run-id", "ID", "Name the run; asked for again it goes on, longer lists extend it")
     ] = None,
@@ -138,6 +137,19 @@ def main(
         str | None, option(RUN, "--checkpoint-dir", "DIR", "Results directory. Default: ./benchmark_results")
     ] = None,
     no_cache: Annotated[bool, option(RUN, "--no-cache", None, "Share no answers between the tasks of a run")] = False,
+    tracing: Annotated[
+        bool, option(RUN, "--tracing", None, "Traces to Opik, or an error. Default: where Opik is configured")
+    ] = False,
+    no_tracing: Annotated[bool, option(RUN, "--no-tracing", None, "No traces")] = False,
+    trace_items: Annotated[
+        str | None,
+        option(
+            RUN,
+            "--trace-items",
+            "WHICH",
+            "Examples that are traced: all, failures, or so many a candidate. Default: all, of large runs 20",
+        ),
+    ] = None,
     dry_run: Annotated[bool, option(RUN, "--dry-run", None, "Show the plan and its estimate; spend nothing")] = False,
     yes: Annotated[bool, option(RUN, "--yes", None, "Ask no question")] = False,
     list_: Annotated[
@@ -183,6 +195,8 @@ def main(
         "run_id": run_id,
         "checkpoint_dir": checkpoint_dir,
         "cache": False if no_cache else None,
+        "tracing": one_of_switches("--tracing", tracing, "--no-tracing", no_tracing),
+        "trace_items": trace_items,
         "log_level": log_level,
     }
     from local.session import cancel, conduct

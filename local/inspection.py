@@ -5,20 +5,23 @@ Where runs are looked at, here or on Modal, is a `Source`; the screen is the sam
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.text import Text
 
 from local.launch import open_run
-from local.venue import LocalVenue
+from local.venue import LocalVenue, overview_of
 from utils.archive import is_claimed
 from utils.errors import UsageError
-from utils.report.overview import Overview
 from utils.report.tables import results, runs_table, tasks_table
 from utils.serialization import dumps
+from utils.tracing.exporter import parse_items, push
+from utils.tracing.target import decide
 
 COMPLETED, NOT_COMPLETED = 0, 1
 WIDE = 120  # columns where there is no terminal that could be narrower
@@ -101,6 +104,26 @@ def watch_run(
         sleep(look.every_s)
 
 
+def push_run(checkpoint_dir: str, run_id: str, items: str) -> int:
+    """Send what Opik has not taken of a run; the exit code: 0 when everything is there."""
+    console = _console()
+    decision = decide(True, os.environ)
+    assert decision.target is not None, "demanded, so it is there or an error"
+    console.print(decision.line, style="dim", markup=False, highlight=False, soft_wrap=True)
+    archive = open_run(LocalVenue(checkpoint_dir), run_id, "--run-id")
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("sending", total=None)
+        left = push(
+            archive,
+            archive.load_plan(),
+            decision.target,
+            items=parse_items(items),
+            tell=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    console.print(left.line(run_id), markup=False, highlight=False, soft_wrap=True)
+    return NOT_COMPLETED if left.left else COMPLETED
+
+
 class LocalRuns:
     """The runs in a results directory."""
 
@@ -127,7 +150,7 @@ class LocalLook:
     def __init__(self, venue: LocalVenue, run_id: str) -> None:
         self._folder = venue.root / run_id
         archive = open_run(venue, run_id, "--run-id")
-        self._overview = Overview(archive, archive.load_plan())
+        self._overview = overview_of(archive)
 
     def render(self) -> tuple[Row, bool]:
         is_stopped = not is_claimed(self._folder / "lock")

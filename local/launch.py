@@ -31,6 +31,8 @@ LIMITS = (
     "call_timeout",
     "run_max_cost",
     "cache",
+    "tracing",
+    "trace_items",
     "log_level",
 )  # may change
 

@@ -31,8 +31,15 @@ GAP = 2
 class Tally:
     """What is known of a run while it goes on; both views read it."""
 
-    def __init__(self, tasks: Sequence[TaskSpec], done: dict[str, TaskResult], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[TaskSpec],
+        done: dict[str, TaskResult],
+        clock: Callable[[], float],
+        link: Callable[[str], str] = lambda task_id: "",
+    ) -> None:
         self.tasks = tasks
+        self.link = link  # to the traces of a task, once they are somewhere
         self.results = dict(done)
         self.running: dict[str, tuple[TaskSpec, Progress, float]] = {}
         self._clock = clock
@@ -113,6 +120,8 @@ class Plain:
         self._tally.ended(spec, result)
         done = f"[{len(self._tally.results)}/{len(self._tally.tasks)}]"
         self._say(f"{result.status.value:9} {spec.task_id} {done} {ending(result)}")
+        if url := self._tally.link(spec.task_id):
+            self._say(f"traces    {spec.task_id} {url}")
 
     def lost(self, spec: TaskSpec, reason: str) -> None:
         self._tally.ended(spec, None)
@@ -214,13 +223,18 @@ class View(Plain):
         running = [self._tally.running[spec.task_id] for spec in specs if spec.task_id in self._tally.running]
         failed = sum(result.error is not None for result in done)
         style = "red" if failed else "green" if len(done) == len(specs) else "cyan" if running else "dim"
-        now = [f"{failed} failed"] if failed else []
-        now += [_now(spec, progress) for spec, progress, _ in running]
+        now = [Text(f"{failed} failed")] if failed else []
+        now += [self._linked(spec, _now(spec, progress)) for spec, progress, _ in running]
         return [
             Text(f"{len(done)}/{len(specs)}", style=style),
             figure(math.fsum(tests) / len(tests), ".3f") if tests else "",
-            Text("; ".join(now), style="red" if failed and not running else ""),
+            Text("; ", style="red" if failed and not running else "").join(now),
         ]
+
+    def _linked(self, spec: TaskSpec, words: str) -> Text:
+        """Words that lead to the traces of a task, where there are any."""
+        url = self._tally.link(spec.task_id)
+        return Text(words, style=f"link {url}" if url else "")
 
 
 def ending(result: TaskResult) -> str:

@@ -19,6 +19,7 @@ from utils.errors import UsageError, unknown
 from utils.report.estimate import Estimate
 from utils.report.tables import duration, money
 from utils.serialization import decode, dumps
+from utils.tracing.exporter import parse_items
 from utils.validation import confirm
 
 WIDE = 120  # columns where there is no terminal that could be narrower
@@ -105,6 +106,8 @@ def checked(settings: Settings, venue: Venue) -> Settings:
     """The settings, if every limit is one that can be kept. Raises UsageError."""
     check_limits(settings)
     venue.check(settings)
+    if settings.trace_items:
+        parse_items(settings.trace_items)
     if settings.log_level not in LOG_LEVELS:
         raise unknown("--log-level", settings.log_level, LOG_LEVELS)
     return settings

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmark_config import MODELS, Settings
 from benchmark_task import Launch, check_model
+from local import tracing
 from local.checkpoint import Checkpoint
 from local.live import Plain, Tally, View
 from local.runner import Limits, Runner, Watcher, wait_for_strays, warm_up
@@ -81,21 +82,32 @@ class LocalVenue:
     def dispatch(self, launch: Launch, settings: Settings, console: Console, *, as_json: bool) -> int:
         """Run what is to be done, show what came of it."""
         interrupted = spent_up = False
+        exporter = tracing.begin(launch, settings, console) if launch.tasks else None
         if launch.tasks:
-            tally = Tally(launch.plan.tasks, finished_results(launch), time.monotonic)
+            link = exporter.link if exporter else lambda task_id: ""
+            tally = Tally(launch.plan.tasks, finished_results(launch), time.monotonic, link)
             simulated = any(task.is_simulated for task in launch.plan.tasks)
             title = f"run {launch.plan.run_id}" + (" (simulated)" if simulated else "")
-            watcher = View(tally, console, title) if console.is_terminal else Plain(tally, console)
+            view = View(tally, console, title) if console.is_terminal else Plain(tally, console)
+            watcher = tracing.Told(view, exporter, launch.states) if exporter else view
             try:
                 runner = run(self.root, launch, settings, watcher)
             finally:
-                watcher.close()
+                view.close()
             interrupted, spent_up = runner.was_interrupted, runner.purse.is_empty
-        overview = Overview(launch.archive, launch.archive.load_plan()).render(stopped=True)
+        source = overview_of(launch.archive)
+        overview = source.render(stopped=True)
+        if not as_json:
+            console.print(results(overview))
+        if exporter:
+            # the table first: nobody should wait for traces to read it
+            left = exporter.close(tracing.CLOSE_S)
+            console.print(left.line(overview["run_id"]), style="dim", markup=False, highlight=False, soft_wrap=True)
+            overview = source.render(stopped=True)
+            launch.archive.write_checkpoint(overview)
         if as_json:
             print(dumps(overview, indent=1))
         else:
-            console.print(results(overview))
             self._say_next(console, overview, spent_up=spent_up)
         if interrupted:
             return INTERRUPTED
@@ -126,7 +138,7 @@ def run(root: Path, launch: Launch, settings: Settings, watcher: Watcher) -> Run
             launch.archive.save_plan(launch.added)
         for spec, splits in launch.splits:
             launch.archive.save_splits(spec, splits)
-        checkpoint = Checkpoint(launch.archive, Overview(launch.archive, launch.archive.load_plan()))
+        checkpoint = Checkpoint(launch.archive, overview_of(launch.archive))
         limits = Limits(
             settings.max_concurrent,
             settings.max_in_flight,
@@ -165,6 +177,11 @@ def locked(root: Path, run_id: str) -> Iterator[None]:
         yield
     finally:
         claim.release()
+
+
+def overview_of(archive: RunArchive) -> Overview:
+    """A run of this machine, with what can be looked at elsewhere."""
+    return Overview(archive, archive.load_plan(), links=tracing.TraceLinks(archive))
 
 
 def finished_results(launch: Launch) -> dict[str, TaskResult]:

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any
@@ -41,12 +42,15 @@ from modal_utils.deployment import (
     link,
     volume,
 )
-from modal_utils.storage import RUNS, Calls, Remote, Started, entries, latest_calls, save_calls
+from modal_utils.storage import RUNS, Calls, Remote, Started, entries, latest_calls, save_calls, save_links
 from modal_utils.worker_core import Order
 from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.errors import UsageError
 from utils.records import TaskSpec
 from utils.serialization import decode, encode
+from utils.tracing.exporter import default_items, parse_items, prepare
+from utils.tracing.rows import Sampling
+from utils.tracing.target import Target, decide
 
 AT_ONCE = 64  # exchanges with Modal on their way
 CHUNK = 500  # calls whose ids are written down together
@@ -64,6 +68,7 @@ class ModalVenue:
 
     flags: str = " --modal"
     _answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _target: Target | None = None  # of traces
 
     # ------------------------------------------------------------------ what the planning asks
 
@@ -113,14 +118,11 @@ class ModalVenue:
         self, archive: RunArchive, tasks: Sequence[TaskSpec], states: Mapping[str, TaskState]
     ) -> tuple[TaskSpec, ...]:
         """The tasks that are not final and whose calls are gone: those still queued or running are left alone."""
-        left = {task.task_id for task in tasks if not states[task.task_id].status.is_final}
+        left = [task for task in tasks if not states[task.task_id].status.is_final]
         with explained():
-            calls = latest_calls(archive)
-            for task_id in left:
-                if task_id not in calls and states[task_id].attempts:
-                    calls[task_id] = _started(archive, states[task_id].attempts[-1]).call
-            alive = asyncio.run(find_alive([calls[task_id] for task_id in left if task_id in calls]))
-        return tuple(task for task in tasks if task.task_id in left and calls.get(task.task_id) not in alive)
+            calls = _last_calls(archive, left, states)
+            alive = asyncio.run(find_alive(list(calls.values())))
+        return tuple(task for task in left if calls.get(task.task_id) not in alive)
 
     # ------------------------------------------------------------------ dispatch
 
@@ -130,6 +132,8 @@ class ModalVenue:
         follow = f"python check_results.py --modal --run-id {run_id} --watch"
         if not launch.tasks:
             console.print(f"next: {follow}", highlight=False, soft_wrap=True)
+            if as_json:
+                print(json.dumps({"run_id": run_id, "submitted": 0, "pool": None}))
             return COMPLETED
         specs = {spec.task_id: spec for spec in launch.tasks}
         answer = self._preflight(
@@ -144,6 +148,7 @@ class ModalVenue:
                 markup=False,
                 highlight=False,
             )
+        trace_items = self._trace_items(launch, settings, answer, console)
         with explained():
             archive = launch.archive
             if launch.added is not None:
@@ -152,8 +157,14 @@ class ModalVenue:
                 archive.save_splits(spec, splits)
             submission = archive.submit(launch.kind, launch.tasks, _now())
             pool = self._pool(settings, f"{run_id}.{submission.number}")
+            if trace_items is not None:
+                save_links(archive, submission.number, self._prepare_traces(launch))
             begun = self._begun_meanwhile(archive, launch, submission.number)
-            orders = [o for o in _orders(launch, settings, submission.number) if o.spec.task_id not in begun]
+            orders = [
+                order
+                for order in _orders(launch, settings, submission.number, trace_items)
+                if order.spec.task_id not in begun
+            ]
             recorder = Recorder(archive, submission.number, pool.object_id, console, len(orders))
             try:
                 asyncio.run(spawn_all(pool, orders, recorder))
@@ -186,8 +197,7 @@ class ModalVenue:
                 console.print(f"run {archive.run_id}: nothing to cancel, every task is final", highlight=False)
                 return COMPLETED
             archive.submit(Kind.CANCEL, left, _now())
-            calls = latest_calls(archive)
-            cancelled = asyncio.run(_cancel([calls[task.task_id] for task in left if task.task_id in calls]))
+            cancelled = asyncio.run(_cancel(list(_last_calls(archive, left, states).values())))
         console.print(
             f"run {archive.run_id}: {len(left):,} tasks cancelled, {cancelled:,} of their calls were still alive\n"
             f"next: python run_benchmark.py --modal --resume-run-id {archive.run_id}",
@@ -195,6 +205,28 @@ class ModalVenue:
             soft_wrap=True,
         )
         return COMPLETED
+
+    def _trace_items(
+        self, launch: Launch, settings: Settings, answer: Mapping[str, Any], console: Console
+    ) -> Sampling | None:
+        """What is traced of each task; None where nothing is, and a line that says why. Raises UsageError."""
+        decision = decide(settings.tracing, os.environ)
+        line = decision.line if decision.target is None or answer["is_traced"] else f"{answer['tracing']}, on Modal"
+        if settings.tracing and not answer["is_traced"]:
+            raise UsageError(
+                f"--tracing cannot be kept: {line}; {_create(OPIK_SECRET, 'OPIK_API_KEY and OPIK_WORKSPACE')}"
+            )
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        if decision.target is None or not answer["is_traced"]:
+            return None
+        self._target = decision.target
+        _, likely, _ = launch.estimate.task_calls
+        return parse_items(settings.trace_items) if settings.trace_items else default_items(round(likely))
+
+    def _prepare_traces(self, launch: Launch) -> dict[str, str]:
+        """Make the datasets of the tasks in Opik, once, before any container needs them; links to the tasks."""
+        assert self._target is not None, "traces are sent"
+        return prepare(launch.archive, replace(launch.plan, tasks=launch.tasks), self._target)
 
     def _pool(self, settings: Settings, name: str) -> modal.Function[..., Any, Any]:
         """The function, as a variant with containers of its own: a name that no other has makes it one."""
@@ -275,7 +307,7 @@ class ModalVenue:
 # --------------------------------------------------------------------------- calls
 
 
-def _orders(launch: Launch, settings: Settings, submission: int) -> Iterator[Order]:
+def _orders(launch: Launch, settings: Settings, submission: int, trace_items: Sampling | None) -> Iterator[Order]:
     retried_at = launch.archive.retried_at()
     for spec in launch.tasks:
         yield Order(
@@ -288,6 +320,8 @@ def _orders(launch: Launch, settings: Settings, submission: int) -> Iterator[Ord
             call_timeout_s=settings.call_timeout,
             task_timeout_s=min(settings.task_timeout, LONGEST_S - MARGIN_S),
             log_level=settings.log_level,
+            trace_items=trace_items,
+            created=launch.plan.created,
         )
 
 
@@ -343,6 +377,8 @@ async def spawn_all(pool: modal.Function[..., Any, Any], orders: Sequence[Order]
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(spawn())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None  # one that stops a call stops them all
     finally:
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
@@ -397,6 +433,20 @@ async def _cancel(calls: Sequence[str]) -> int:
     alive = await find_alive(calls)
     await asyncio.gather(*map(end, alive))
     return len(alive)
+
+
+def _last_calls(archive: RunArchive, tasks: Sequence[TaskSpec], states: Mapping[str, TaskState]) -> dict[str, str]:
+    """The last call of each of some tasks. One whose client died before it wrote it down is known by what it began."""
+    recorded = latest_calls(archive)
+    found = {}
+    for task_id in (task.task_id for task in tasks):
+        submission, call = recorded.get(task_id, (0, ""))
+        attempts = states[task_id].attempts
+        if attempts and attempts[-1].submission > submission:
+            call = _started(archive, attempts[-1]).call
+        if call:
+            found[task_id] = call
+    return found
 
 
 def _started(archive: RunArchive, attempt: Attempt) -> Started:

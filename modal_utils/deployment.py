@@ -82,6 +82,9 @@ def explained() -> Iterator[None]:
         raise UsageError(f"Modal does not know it: {error}") from None
     except modal.exception.ConnectionError as error:
         raise UsageError(f"Modal cannot be reached: {' '.join(str(error).split())}; check the network") from None
+    except modal.exception.Error as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UsageError(f"Modal answers {reason}; try again: no task is submitted twice") from None
 
 
 def link(object_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.progress import Progress
 
 from modal_utils.coordinator import ModalVenue, find_alive
 from modal_utils.deployment import APP, COLLECT, VOLUME, explained, link
-from modal_utils.storage import AT_ONCE, RUNS, Calls, entries, load_calls, load_summary
+from modal_utils.storage import AT_ONCE, RUNS, Calls, entries, load_calls, load_links, load_summary
 from utils.archive import Folder, RunArchive
 from utils.errors import UsageError
 from utils.report.overview import Overview
@@ -22,6 +23,8 @@ MANY = 300  # new results from which on a container reads them for us
 COLLECT_S = 120.0
 
 Row = dict[str, Any]
+
+logger = logging.getLogger("benchmark")
 
 
 class ModalRuns:
@@ -43,12 +46,14 @@ class ModalRuns:
             return ModalLook(self._open_run(run_id))
 
     def _overview(self, run_id: str) -> Row:
-        archive = self._venue.archive(run_id)
+        found = self._venue.archive(run_id)
+        is_busy = _Pools(load_calls(found)).are_busy()
+        archive = RunArchive(found.blobs, run_id, lambda _: is_busy)
         known = load_summary(archive)
         overview = Overview(
             archive, archive.load_plan(), read=lambda names: {name: known[name] for name in names if name in known}
         )
-        return overview.render(stopped=not _Pools(load_calls(archive)).are_busy())
+        return overview.render(stopped=not is_busy)
 
 
 class ModalLook:
@@ -64,9 +69,7 @@ class ModalLook:
         self._summary: dict[str, Row] | None = None
         self._calls: dict[str, str] = {}
         self._pools = _Pools([])
-        self._overview = Overview(
-            self._archive, self._plan, read=self._read, links=lambda task_id: self._links(task_id)
-        )
+        self._overview = Overview(self._archive, self._plan, read=self._read, links=self._links)
 
     def render(self) -> tuple[Row, bool]:
         with explained():
@@ -95,20 +98,31 @@ class ModalLook:
             f" or resume with `python run_benchmark.py --modal --resume-run-id {self._plan.run_id}`"
         )
 
-    def _links(self, task_id: str) -> dict[str, str]:
-        return {"log": link(self._calls[task_id])} if task_id in self._calls else {}
+    def _links(self) -> dict[str, dict[str, str]]:
+        links = {task_id: {"log": link(call)} for task_id, call in self._calls.items()}
+        for task_id, url in load_links(self._archive).items():
+            links.setdefault(task_id, {})["traces"] = url
+        return links
 
     def _read(self, names: Sequence[str]) -> dict[str, Row]:
         """The outcomes of new results: from the summary, by a container where they are many, else one by one."""
         if self._summary is None:
             self._summary = load_summary(self._archive)
         if sum(name not in self._summary for name in names) > MANY:
-            call = modal.Function.from_name(APP, COLLECT).spawn(self._plan.run_id)
-            call.get(timeout=COLLECT_S)
-            self._summary = load_summary(self._archive)
+            self._summary = self._collect()
         known = {name: self._summary[name] for name in names if name in self._summary}
         left = [name for name in names if name not in known]
         return {**known, **self._overview.read_each(left)}
+
+    def _collect(self) -> dict[str, Row]:
+        """The summary that a container makes now; an older one where none can, and the rest is read from here."""
+        try:
+            modal.Function.from_name(APP, COLLECT).spawn(self._plan.run_id).get(timeout=COLLECT_S)
+        except modal.exception.AuthError:
+            raise
+        except Exception:  # not deployed, out of quota, too slow: whatever it is, the results can be read without it
+            logger.info("the results are read one by one", exc_info=True)
+        return load_summary(self._archive)
 
 
 class _Pools:
@@ -148,6 +162,7 @@ def pull(venue: ModalVenue, run_id: str, folder: str, console: Console) -> int:
         if not files:
             raise UsageError(f"unknown run {run_id!r}; `python check_results.py --modal --list-runs` lists them")
         inside = {entry.path.partition(f"{RUNS}/{run_id}/")[2]: entry.size for entry in files}
+        inside = {name: size for name, size in inside.items() if not name.rpartition("/")[2].startswith(".")}
         wanted = [name for name, size in inside.items() if not _is_there(target / name, size)]
         blobs, here = venue.archive(run_id).blobs, Folder(target)
         with Progress(console=console, transient=True) as bar:

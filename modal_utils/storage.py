@@ -1,8 +1,9 @@
 """The Volume as `Blobs`: mounted in a container, and through Modal's client from anywhere else.
 
-A run is the folder `runs/<run_id>` of the volume, in the layout of `utils.archive`, and two kinds of files more:
+A run is the folder `runs/<run_id>` of the volume, in the layout of `utils.archive`, and three kinds of files more:
 
     calls/<n>.<chunk>.json      the function calls of the n-th dispatch, by task
+    links/<n>.json                  the pages of its tasks in Opik, where traces are sent
     summaries/<count>-<x>.json.gz   the rows of so many results, made by `collect`: a cache, so that a look reads little
 
 Every file has one writer and is written once; journals and logs are appended to by the one attempt they belong to.
@@ -104,10 +105,11 @@ class Remote:
 
 def entries(volume: modal.Volume, path: str, *, recursive: bool = False) -> list[modal.types.FileEntry]:
     """What a folder of the volume holds; nothing if there is no such folder."""
-    try:
-        return volume.listdir(path, recursive=recursive)
-    except (FileNotFoundError, modal.exception.NotFoundError):
-        return []
+    with explained():
+        try:
+            return volume.listdir(path, recursive=recursive)
+        except (FileNotFoundError, modal.exception.NotFoundError):
+            return []
 
 
 # --------------------------------------------------------------------------- what only runs on Modal have
@@ -143,9 +145,20 @@ def load_calls(archive: RunArchive) -> list[Calls]:
     return [loads(Calls, content) for content in read.values()]
 
 
-def latest_calls(archive: RunArchive) -> dict[str, str]:
-    """The last call of each task, of those that were written down."""
-    return {task_id: call for calls in load_calls(archive) for task_id, call in calls.ids.items()}
+def latest_calls(archive: RunArchive) -> dict[str, tuple[int, str]]:
+    """The last call of each task, of those that were written down, and the dispatch that made it."""
+    return {task_id: (calls.submission, call) for calls in load_calls(archive) for task_id, call in calls.ids.items()}
+
+
+def save_links(archive: RunArchive, submission: int, links: Mapping[str, str]) -> None:
+    """Keep where the traces of a dispatch's tasks are to be, by task."""
+    archive.blobs.write(f"links/{submission}.json", dumps(dict(links)).encode())
+
+
+def load_links(archive: RunArchive) -> dict[str, str]:
+    """Where the traces of tasks are, by task."""
+    read = archive.blobs.read_all([f"links/{name}" for name in archive.blobs.list("links")])
+    return {task_id: url for content in read.values() for task_id, url in json.loads(content).items()}
 
 
 def save_started(archive: RunArchive, attempt: Attempt, started: Started) -> None:

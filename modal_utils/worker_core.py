@@ -17,6 +17,7 @@ answered and journalled, and the exception goes back to Modal.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -36,8 +37,12 @@ from utils.archive import Attempt, RunArchive
 from utils.errors import ErrorKind, MissingKey, UsageError
 from utils.metrics.registry import find_metric
 from utils.records import Failure, Split, Status, StopReason, TaskResult, TaskSpec
+from utils.tracing.exporter import Exporter
+from utils.tracing.rows import Sampling
+from utils.tracing.target import decide
 
 COMMIT_EVERY_S = 5.0  # what a lost container can cost: the answers of so long
+TRACES_S = 10.0  # that a finished task waits for what is left to be sent to Opik
 GRACE_S = 20.0  # for calls in flight, when a container has to go; Modal waits 30 s
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -57,6 +62,8 @@ class Order:
     call_timeout_s: float
     task_timeout_s: float
     log_level: str
+    trace_items: Sampling | None = None  # what is sent to Opik; None: nothing
+    created: str = ""  # of the plan, for the ids of traces
 
 
 def run_optimization_task(
@@ -80,9 +87,16 @@ def run_optimization_task(
     if barren > DEFAULTS.restarts:
         text = f"its container was lost {barren} times without one new answer; see its log"
         return _summary(_fail(archive, blobs, now, order.spec, Failure(ErrorKind.CRASH, text)))
-    with _logged(blobs.root / f"logs/optimization_{now}.log", order.log_level):
+    earlier_ones = (*order.earlier, *before)
+    with (
+        _logged(blobs.root / f"logs/optimization_{now}.log", order.log_level),
+        _traced(order, archive, now, earlier_ones) as tell,
+    ):
         logger.info("attempt %s, call %s, container %s", now, call, container)
-        return _summary(_watch(order, archive, blobs, now, (*order.earlier, *before), deadline, clock))
+        result = _watch(order, archive, blobs, now, earlier_ones, deadline, clock)
+        tell(result)
+    blobs.publish()  # what was traced
+    return _summary(result)
 
 
 def _watch(
@@ -160,7 +174,8 @@ class Work(threading.Thread):
 def look_around(models: Sequence[str], params: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """What is deployed here, and what stands in the way of these models and this metric.
 
-    `missing` names the keys that a model wants and this environment does not have, `problems` everything else.
+    `missing` names the keys that a model wants and this environment does not have, `problems` everything else;
+    `is_traced` says whether Opik can be reached from here, `tracing` the same in words.
     """
     missing: dict[str, str] = {}
     problems: list[str] = []
@@ -176,7 +191,15 @@ def look_around(models: Sequence[str], params: Mapping[str, Any], metric: str) -
             find_metric(metric)
         except UsageError as error:
             problems.append(f"{error} (of the deployed worker; a metric of your own has to be added to the image)")
-    return {"code_hash": code_hash(), "versions": versions(), "missing": missing, "problems": problems}
+    traces = decide(None, os.environ)
+    return {
+        "code_hash": code_hash(),
+        "versions": versions(),
+        "missing": missing,
+        "problems": problems,
+        "tracing": traces.line,
+        "is_traced": traces.target is not None,
+    }
 
 
 # --------------------------------------------------------------------------- who has done what
@@ -243,6 +266,32 @@ def _summary(result: TaskResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "error": f"{result.error.kind.value}: {result.error.message}" if result.error else "",
     }
+
+
+@contextmanager
+def _traced(
+    order: Order, archive: RunArchive, now: Attempt, earlier: Sequence[Attempt]
+) -> Iterator[Callable[[TaskResult], None]]:
+    """Send the traces of an attempt while it runs; what is given is to be told of the result."""
+    decision = decide(None, os.environ) if order.trace_items is not None else None
+    if decision is not None:
+        logger.info("%s", decision.line)
+    if decision is None or decision.target is None:
+        yield lambda result: None
+        return
+    exporter = Exporter(decision.target, archive, order.created, items=order.trace_items)
+    exporter.started(order.spec, now, earlier)
+    patience_s = 0.0  # where the container has to go, the next attempt sends the rest
+
+    def tell(result: TaskResult) -> None:
+        nonlocal patience_s
+        patience_s = TRACES_S
+        exporter.finished(order.spec, result)
+
+    try:
+        yield tell
+    finally:
+        logger.info("%s", exporter.close(patience_s).line(order.run_id))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from utils.metrics.base import JudgedMetric, Metric
 from utils.metrics.cross_entropy import cross_entropy
 from utils.prompt import Demo, Prompt, diff
 from utils.records import Completion, Evaluation, Example, ItemScore, Request, Role, Score, Split, Step
+from utils.tracing.records import Recorder
 
 logger = logging.getLogger("optimizer")
 
@@ -41,6 +42,7 @@ class Problem:
     """One dataset, one task model, one budget, as an optimizer sees them.
 
     `spans` are hashes of the 12-word runs of validation and test rows: enough to find a copied row, not to read one.
+    `recorder` is told of every trial and every step; it is there for traces, and nothing is read back from it.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Problem:
         params: Mapping[str, Any] | None = None,
         spans: frozenset[int] = frozenset(),
         rules: Rules | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.seed = seed
         self.train = tuple(train)
@@ -64,6 +67,7 @@ class Problem:
         self._door = door
         self._params = dict(params or {"temperature": 0})
         self._rules = rules or Rules()
+        self._recorder = recorder or Recorder()
         self.reported: dict[str, object] = {}
         self._train_by_id = {example.id: example for example in self.train}
         self._train_spans = spans_of(self.train)
@@ -101,6 +105,8 @@ class Problem:
         self._prompts.update({prompt.id: prompt for prompt in prompts})
         evaluations = [self._evaluation(prompt, split, chosen) for prompt in prompts]
         for evaluation in evaluations:
+            self._recorder.trial(evaluation)
+        for evaluation in evaluations:
             # of a few rows one failed call is a large share: small batches are judged together with all before them
             if len(evaluation.items) >= JUDGED or not evaluation.values:
                 refuse_failures(evaluation, self._rules.max_failed_share)
@@ -117,8 +123,10 @@ class Problem:
         """
         self._ask(pairs)
         self._prompts.update({prompt.id: prompt for prompt, _ in pairs})
+        items = [self._scored[prompt.id, example.id] for prompt, example in pairs]
+        self._recorder.interactions([prompt for prompt, _ in pairs], items)
         self._refuse_failures_so_far()
-        return [self._scored[prompt.id, example.id] for prompt, example in pairs]
+        return items
 
     def _refuse_failures_so_far(self) -> None:
         if len(self._scored) >= JUDGED:
@@ -208,6 +216,7 @@ class Problem:
         change = diff(parents[0], candidate) if parents and candidate else ""
         step = Step(len(self.steps), operator, decision, reason, ids, candidate, change, numbers or {}, spent)
         self.steps.append(step)
+        self._recorder.step(step)
 
     def find(self, example_id: str) -> Example:
         """A training example by its id: what an editor may be shown. KeyError for any other."""
@@ -263,7 +272,7 @@ def ask_scores(
         Request(prompt.render(example.inputs), params, item=example.id, prompt=prompt.id) for prompt, example in pairs
     ]
     answers = door.ask(Role.TASK, requests)
-    columns = [_grade(door, metric, [example for _, example in pairs], answers) for metric in metrics]
+    columns = [_grade(door, metric, pairs, answers) for metric in metrics]
     return [
         _item(
             example,
@@ -314,16 +323,22 @@ Graded = Score | CallError
 def _grade(
     door: Door,
     metric: Metric | JudgedMetric,
-    examples: Sequence[Example],
+    pairs: Sequence[tuple[Prompt, Example]],
     answers: Sequence[Completion | CallError],
 ) -> list[Graded]:
     """One metric over all answers; an answer that never came stays its error."""
+    examples = [example for _, example in pairs]
     if not isinstance(metric, JudgedMetric):
-        pairs = zip(examples, answers, strict=True)
-        return [answer if isinstance(answer, CallError) else metric(example, answer.text) for example, answer in pairs]
+        rows = zip(examples, answers, strict=True)
+        return [answer if isinstance(answer, CallError) else metric(example, answer.text) for example, answer in rows]
     asked = [row for row, answer in enumerate(answers) if isinstance(answer, Completion)]
     texts = {row: answer.text for row, answer in enumerate(answers) if isinstance(answer, Completion)}
-    replies = door.ask(Role.JUDGE, [metric.question(examples[row], texts[row]) for row in asked])
+    # with the ids of prompt and row, so that a trace finds whose answer was judged; they are not part of the key
+    questions = [
+        replace(metric.question(examples[row], texts[row]), prompt=pairs[row][0].id, item=examples[row].id)
+        for row in asked
+    ]
+    replies = door.ask(Role.JUDGE, questions)
     graded: list[Graded] = [a if isinstance(a, CallError) else CallError(ErrorKind.INTERNAL, "") for a in answers]
     for row, reply in zip(asked, replies, strict=True):
         graded[row] = reply if isinstance(reply, CallError) else _read(metric, examples[row], texts[row], reply)

@@ -126,6 +126,8 @@ entries = st.builds(
     names,
     names,
     st.lists(messages, max_size=2).map(tuple),
+    numbers,
+    numbers,
 )
 
 budgets = st.builds(Budget, counts, st.none() | counts, st.none() | counts, prices, prices)

@@ -25,9 +25,9 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("utils.prompt", "utils.records"),
     ("utils.metrics", "utils.validation"),
     ("utils.dataset_specs",),
-    ("utils.llm", "utils.journal", "utils.ledger", "utils.archive", "utils.tracing"),
+    ("utils.llm", "utils.journal", "utils.ledger", "utils.archive"),
     ("utils.door",),
-    ("utils.report",),
+    ("utils.report", "utils.tracing"),
     ("optimizers",),
     ("benchmark_config",),
     ("benchmark_task",),
@@ -37,7 +37,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
 
 OWNERS: dict[str, tuple[str, ...]] = {
     "litellm": ("utils.llm.litellm_engine",),
-    "opik": ("utils.tracing",),
+    "opik": ("utils.tracing.client",),
     "datasets": ("utils.dataset_specs.base",),
     "pandas": ("utils.report.frame",),
     "modal": ("modal_utils", "benchmark_worker", "check_results"),

@@ -5,6 +5,8 @@
     submissions/<n>.json                         n-th dispatch: new, resume, retry or extend, and its task ids
     started/<task_id>@<n>.<k>                    an attempt began
     journal/<task_id>@<n>.<k>.jsonl              its model calls
+    trace/<task_id>@<n>.<k>.jsonl                its trials and steps, for whoever sends traces
+    traced/<task_id>.json                        what a tracing server has taken of the task
     results/<task_id>@<n>.<k>.completed.json     or .failed.json
     details/<task_id>@<n>.<k>.json               its bulk: every step, and the test scores row by row
     logs/optimization_<task_id>.log
@@ -25,7 +27,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from utils.errors import UsageError
 from utils.records import RunPlan, Splits, Status, TaskResult, TaskSpec
@@ -64,6 +66,12 @@ class Folder:
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
         return {name: self.read(name) for name in names}
+
+    def read_on(self, name: str, offset: int) -> bytes:
+        """A file from a byte on, for whoever follows it. Raises FileNotFoundError."""
+        with (self.root / name).open("rb") as file:
+            file.seek(offset)
+            return file.read()
 
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
@@ -219,6 +227,31 @@ class RunArchive:
             return ""
         whole, newline, torn = written.rpartition(b"\n")
         return (whole + newline).decode("utf-8", "surrogatepass") + torn.decode("utf-8", "replace")
+
+    def recording(self, attempt: Attempt) -> Callable[[str], None]:
+        """Where an attempt writes its trials and steps."""
+        return self.blobs.appender(f"trace/{attempt}.jsonl")
+
+    def read_on(self, kind: Literal["journal", "trace"], attempt: Attempt, offset: int) -> bytes:
+        """What stands in a file of an attempt from a byte on; empty if there is nothing (yet)."""
+        name = f"{kind}/{attempt}.jsonl"
+        try:
+            if isinstance(self.blobs, Folder):
+                return self.blobs.read_on(name, offset)
+            return self.blobs.read(name)[offset:]
+        except FileNotFoundError:
+            return b""
+
+    def save_traced(self, task_id: str, content: bytes) -> None:
+        """Keep what a tracing server has taken of a task; written by the one who sends."""
+        self.blobs.write(f"traced/{task_id}.json", content)
+
+    def read_traced(self, task_id: str) -> bytes:
+        """The same as it was kept last; empty if nothing was sent."""
+        try:
+            return self.blobs.read(f"traced/{task_id}.json")
+        except FileNotFoundError:
+            return b""
 
     def save_result(self, attempt: Attempt, result: TaskResult) -> None:
         """Write a finished attempt down, once; its bulk first, and apart, so that status reads little."""

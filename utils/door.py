@@ -45,7 +45,7 @@ class Door:
 
     `in_flight` bounds this task's open calls. `draining` is asked before each new call: once it is true nothing more is
     sent, what is in flight is awaited and journalled, and `Drained` is raised. `listen` may be set; it is told of
-    every answer.
+    every answer. `wall` dates the journal, `clock` measures the task.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Door:
         in_flight: int = 8,
         draining: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         purse: Purse | None = None,
     ) -> None:
         self._models = models
@@ -66,6 +67,7 @@ class Door:
         self._in_flight = in_flight
         self._draining = draining
         self._purse = purse
+        self._wall = wall
         self._stopwatch = Stopwatch(clock)
         self._runner = asyncio.Runner()
         self._asked: Counter[str] = Counter()
@@ -166,6 +168,7 @@ class Door:
                 raise Drained("drained", "the run was asked to stop")
             self.sent += 1
             self.open += 1
+            began = self._wall()
             answer: Completion | CallError
             try:
                 answer = await self._models[role].complete(call.request)
@@ -176,7 +179,11 @@ class Door:
                 answer = error
             finally:
                 self.open -= 1
-            entry = outcome(call.request, call.key, call.occurrence, role, self._stopwatch.elapsed_s, answer)
+            at = self._wall()
+            took_s = max(0.0, at - began)  # a wall clock may be set back
+            entry = outcome(
+                call.request, call.key, call.occurrence, role, self._stopwatch.elapsed_s, answer, at, took_s
+            )
             self._journal.record(entry)
             self.listen()
             return entry

@@ -46,6 +46,8 @@ class Entry:
     prompt: str = ""
     item: str = ""
     messages: tuple[Message, ...] = ()
+    at: float = 0.0  # wall clock when the outcome came, unix seconds; 0 in journals that are older than this field
+    took_s: float = 0.0  # from the call's turn to its outcome: the answer's latency, and all waiting and retrying
 
     @property
     def spend(self) -> Spend:
@@ -134,9 +136,23 @@ def outcome(
     role: Role,
     elapsed_s: float,
     answer: Completion | CallError,
+    at: float = 0.0,
+    took_s: float = 0.0,
 ) -> Entry:
     """The entry for an answer that has just come."""
     completion = answer if isinstance(answer, Completion) else None
     failed = Failed(answer.kind, answer.message, answer.attempts) if isinstance(answer, CallError) else None
     messages = () if role is Role.TASK else request.messages
-    return Entry(key, occurrence, role, round(elapsed_s, 3), completion, failed, request.prompt, request.item, messages)
+    return Entry(
+        key,
+        occurrence,
+        role,
+        round(elapsed_s, 3),
+        completion,
+        failed,
+        request.prompt,
+        request.item,
+        messages,
+        round(at, 3),
+        round(took_s, 3),
+    )

@@ -56,6 +56,13 @@ def no_modal(error: ModuleNotFoundError) -> UsageError:
     return UsageError("--modal needs the package modal, which is not installed; `pip install modal` brings it")
 
 
+def one_of_switches(on: str, is_on: bool, off: str, is_off: bool) -> bool | None:
+    """What two switches for one thing say; None where neither was given. Raises UsageError where both were."""
+    if is_on and is_off:
+        raise UsageError(f"{on} and {off} are both given; give one")
+    return True if is_on else False if is_off else None
+
+
 def one_of_seeds(seed: int | None, seeds: Sequence[str] | None) -> tuple[int, ...]:
     """The seeds that were typed, none if there are none. Raises UsageError where both options were given."""
     if seed is not None and seeds is not None:

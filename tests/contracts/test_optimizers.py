@@ -122,6 +122,7 @@ def run(spec: TaskSpec, model: Scripted, tape: Tape, in_flight: int = 1) -> tupl
         Ledger(spec.budget),
         in_flight=in_flight,
         clock=lambda: 0.0,
+        wall=lambda: 0.0,
     )
     try:
         return run_task(spec, WORK, build_optimizer(spec), door), door

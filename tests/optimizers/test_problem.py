@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from random import Random
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizers.problem import SPAN, Problem, Rules, refuse_failures, spans_in, spans_of
-from tests.models import Scripted, constant
+from tests.models import Scripted, constant, failing
 from utils.door import Door
 from utils.errors import BudgetExhausted, CallError, ErrorKind, TaskError
 from utils.journal import Journal
@@ -23,7 +23,20 @@ from utils.metrics.base import JudgedMetric, Metric
 from utils.metrics.exact_match import ExactMatch
 from utils.metrics.token_f1 import TokenF1
 from utils.prompt import Demo, Prompt, diff
-from utils.records import Budget, Completion, Example, Message, Request, Role, Score, Split
+from utils.records import (
+    Budget,
+    Completion,
+    Evaluation,
+    Example,
+    ItemScore,
+    Message,
+    Request,
+    Role,
+    Score,
+    Split,
+    Step,
+)
+from utils.tracing.records import Recorder
 
 WORDS = [f"word{i}" for i in range(400)]
 SEED = Prompt(system="Answer.", user="{question}")
@@ -471,3 +484,52 @@ def test_a_decision_is_logged_with_what_had_been_spent() -> None:
     assert (first.spent.task_calls, second.spent.task_calls) == (0, 40)
     assert (first.diff, second.diff) == ("", diff(SEED, named("a")))
     assert second.diff
+
+
+# --------------------------------------------------------------------------- what is written down for traces
+
+
+class Notes(Recorder):
+    """What a problem tells."""
+
+    def __init__(self) -> None:
+        self.trials: list[tuple[str, Split, int]] = []
+        self.interacted: list[tuple[str, str]] = []
+        self.steps: list[Step] = []
+
+    def trial(self, evaluation: Evaluation) -> None:
+        self.trials.append((evaluation.prompt.id, evaluation.split, len(evaluation.items)))
+
+    def interactions(self, prompts: Sequence[Prompt], items: Sequence[ItemScore]) -> None:
+        self.interacted += [(prompt.id, item.example_id) for prompt, item in zip(prompts, items, strict=True)]
+
+    def step(self, step: Step) -> None:
+        self.steps.append(step)
+
+
+def test_every_trial_interaction_and_step_is_told() -> None:
+    notes = Notes()
+    with opened(constant("yes"), recorder=notes) as problem:
+        problem.score_all([SEED, named("a")], TRAIN[:3])
+        problem.score(SEED)
+        problem.interact([(named("b"), TRAIN[0])])
+        problem.log("op", "accept", "better", parents=[SEED], candidate=named("a"))
+    assert notes.trials == [(SEED.id, Split.TRAIN, 3), (named("a").id, Split.TRAIN, 3), (SEED.id, Split.VALIDATION, 40)]
+    assert notes.interacted == [(named("b").id, TRAIN[0].id)]
+    assert notes.steps == problem.steps
+
+
+def test_a_trial_that_ends_the_task_is_told_before_it_does() -> None:
+    notes = Notes()
+    with opened(failing(), recorder=notes) as problem, pytest.raises(TaskError):
+        problem.score(SEED)
+    assert notes.trials == [(SEED.id, Split.VALIDATION, 40)]
+
+
+def test_a_judge_is_asked_with_the_prompt_and_the_row_whose_answer_it_judges() -> None:
+    model = constant("1")
+    with opened(model, (Judge(),)) as problem:
+        problem.score_all([SEED, named("a")], TRAIN[:1])
+    assert [(request.prompt, request.item) for request in model.requests] == [
+        (prompt.id, TRAIN[0].id) for prompt in (SEED, named("a"))
+    ] * 2

@@ -449,6 +449,33 @@ def test_an_end_of_any_kind_settles_the_runs_money() -> None:
     assert (purse.paid, purse.left) == (pytest.approx(0.001), pytest.approx(0.999))
 
 
+def test_an_entry_is_dated_and_says_how_long_it_took() -> None:
+    tape, wall = Tape(), Clock()
+
+    def answer(request: Request, count: int) -> str:
+        wall.now += 2.5
+        return "x"
+
+    with opened(Scripted(answer), tape, wall=wall) as door:
+        door.ask(Role.TASK, ask("a"))
+    with opened(failing(), Tape(tape.text), wall=wall) as door:
+        wall.now += 100.0
+        assert texts(door.ask(Role.TASK, ask("a"))) == ["x"]  # a replay dates nothing anew
+    assert [(entry.at, entry.took_s) for entry in tape.entries] == [(102.5, 2.5)]
+
+
+def test_a_wall_clock_that_is_set_back_makes_no_negative_time() -> None:
+    tape, wall = Tape(), Clock()
+
+    def answer(request: Request, count: int) -> str:
+        wall.now -= 3600.0
+        return "x"
+
+    with opened(Scripted(answer), tape, wall=wall) as door:
+        door.ask(Role.TASK, ask("a"))
+    assert tape.entries[0].took_s == 0.0
+
+
 def test_an_entry_says_what_was_asked_of_whom() -> None:
     tape = Tape()
     with opened(constant("x"), tape) as door:

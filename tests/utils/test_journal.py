@@ -13,7 +13,7 @@ from utils.archive import Attempt, local_archive
 from utils.errors import CallError, ErrorKind
 from utils.journal import Ending, Entry, Failed, Journal, outcome, read_line
 from utils.records import Completion, Message, Request, Role, Spend, StopReason, Usage
-from utils.serialization import dumps
+from utils.serialization import dumps, encode
 
 REQUEST = Request((Message("user", "q"),), item="e1", prompt="p1")
 USAGE = Usage(3, 5)
@@ -186,6 +186,17 @@ def test_an_outcome_is_an_answer_or_a_failure() -> None:
     assert (entry.completion, entry.failed) == (None, Failed(ErrorKind.CONTENT_FILTER, "declined", 2))
     assert (entry.key, entry.occurrence, entry.elapsed_s, entry.prompt, entry.item) == ("k", 3, 1.235, "p1", "e1")
     assert outcome(REQUEST, "k", 3, Role.TASK, 0.0, Completion("x", USAGE, 0.0)).failed is None
+
+
+def test_an_outcome_is_dated_and_says_how_long_it_took() -> None:
+    entry = outcome(REQUEST, "k", 0, Role.TASK, 0.0, Completion("x", USAGE, 0.0), 1_700_000_000.12345, 2.34567)
+    assert (entry.at, entry.took_s) == (1_700_000_000.123, 2.346)
+
+
+def test_a_line_from_before_calls_were_dated_is_read() -> None:
+    value = encode(answered("old"))
+    del value["at"], value["took_s"]
+    assert text_of(journal(lines(value))) == "old"
 
 
 @pytest.mark.parametrize("text", ["a\ud83d", "a\u2028b\x85c", "\x00", "é\r\n"])

@@ -21,8 +21,8 @@ OUTCOME = ("status", "stop_reason", "initial", "final", "gain", "spent", "scorin
 class Overview:
     """A run as it is now. Results are read once each: looking again costs two listings.
 
-    `read` gives the outcomes in result files by their names, of those that it looks at; `links` the pages on which a
-    task can be looked at.
+    `read` gives the outcomes in result files by their names, of those that it looks at; `links` the pages on which
+    tasks can be looked at.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Overview:
         plan: RunPlan,
         *,
         read: Callable[[Sequence[str]], Mapping[str, Row]] | None = None,
-        links: Callable[[str], Mapping[str, str]] = lambda task_id: {},
+        links: Callable[[], Mapping[str, Mapping[str, str]]] = lambda: {},
     ) -> None:
         self._archive = archive
         self._plan = plan
@@ -45,7 +45,8 @@ class Overview:
         states = self._archive.states(self._plan.tasks)
         fresh = [state.result for state in states.values() if state.result and state.result not in self._outcomes]
         self._outcomes.update(self._read(fresh))
-        tasks = [self._row(task_id, states[task_id]) for task_id in self._blank]
+        links = self._links()
+        tasks = [self._row(task_id, states[task_id], links.get(task_id, {})) for task_id in self._blank]
         return {
             "run_id": self._plan.run_id,
             "created": self._plan.created,
@@ -55,10 +56,9 @@ class Overview:
             "tasks": tasks,
         }
 
-    def _row(self, task_id: str, state: TaskState) -> Row:
-        row = {**self._blank[task_id], "status": state.status.value, "attempts": len(state.attempts)}
-        row["links"] = dict(self._links(task_id))
-        return {**row, **self._outcomes.get(state.result, {})}
+    def _row(self, task_id: str, state: TaskState, links: Mapping[str, str]) -> Row:
+        seen = {"status": state.status.value, "attempts": len(state.attempts), "links": dict(links)}
+        return {**self._blank[task_id], **seen, **self._outcomes.get(state.result, {})}
 
     def read_each(self, names: Sequence[str]) -> dict[str, Row]:
         """The outcomes in result files, read from the archive."""

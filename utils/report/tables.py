@@ -245,7 +245,11 @@ def _task(task: Row) -> list[RenderableType]:
     how = [f"stopped: {task['stop_reason']}"] if task["stop_reason"] and not task["error"] else []
     how += [f"{task['attempts']} attempts"] if task["attempts"] > 1 else []
     head = Text.assemble((task["task_id"], "bold"), status, ", ".join(["", *how]))
-    links = [Text.assemble(f"  {name:10} ", (url, f"link {url}")) for name, url in task["links"].items()]
+    links = [
+        # on one line however long: a terminal wraps it, a broken address leads nowhere
+        Text.assemble(f"  {name:10} ", (url, f"link {url}"), no_wrap=True, overflow="ignore")
+        for name, url in task["links"].items()
+    ]
     if task["error"]:
         return [head, Text(f"  {task['error']['class']}: {task['error']['message']}", style="red"), *links]
     if not task["final"]:
