@@ -107,10 +107,10 @@ def watch_run(
 def push_run(checkpoint_dir: str, run_id: str, items: str) -> int:
     """Send what Opik has not taken of a run; the exit code: 0 when everything is there."""
     console = _console()
+    archive = open_run(LocalVenue(checkpoint_dir), run_id, "--run-id")
     decision = decide(True, os.environ)
     assert decision.target is not None, "demanded, so it is there or an error"
     console.print(decision.line, style="dim", markup=False, highlight=False, soft_wrap=True)
-    archive = open_run(LocalVenue(checkpoint_dir), run_id, "--run-id")
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("sending", total=None)
         left = push(

@@ -21,6 +21,7 @@ import run_benchmark
 from benchmark_config import DATASETS, OPTIMIZERS, Settings
 from benchmark_task import Place, attempt, expand
 from tests.modal_utils.command import cloud
+from tests.servers.opik_server import OpikServer
 from utils.archive import Attempt, local_archive
 from utils.dataset_specs.base import check_prompt, load_splits
 from utils.records import Status
@@ -56,7 +57,7 @@ def commands(page: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-PAGES = (README, ROOT / "docs" / "running.md", ROOT / "docs" / "adding.md")
+PAGES = (README, *(ROOT / "docs" / name for name in ("running.md", "adding.md", "tracing.md")))
 COMMANDS = [line for page in PAGES for line in commands(page)]
 CLOUD = [line for line in COMMANDS if line.startswith("modal ") or " --modal" in line]
 OURS = [line for line in COMMANDS if (" run_benchmark.py" in line or " check_results.py" in line) and line not in CLOUD]
@@ -153,7 +154,10 @@ def test_a_command_of_the_page_works(
     if "PYTHONPATH" in given:
         environment["PYTHONPATH"] = str(folder)
     typed = [sys.executable, str(ROOT / script), *argv]
-    done = subprocess.run(typed, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    with OpikServer(strict=True) as opik:
+        if "--push-traces" in argv:
+            environment |= {"OPIK_URL_OVERRIDE": opik.url, "OPIK_CONFIG_PATH": os.devnull}
+        done = subprocess.run(typed, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     may_fail = "shaky" in line  # shows what a failure looks like
     assert done.returncode in ((0, 1) if may_fail else (0,)), done.stdout + done.stderr
 

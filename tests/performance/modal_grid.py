@@ -2,8 +2,8 @@
 
     python tests/performance/modal_grid.py [--tasks 10000] [--delay 0.02] [--containers 2]
 
-Every exchange of a command with the control plane takes `--delay` seconds more, as a network would make it. Tasks are `no_op` on a
-simulated model in test mode, so what is measured is the harness.
+Every exchange of a command with the control plane takes `--delay` seconds more, as a network would make it. Tasks are
+`no_op` on a simulated model in test mode, so what is measured is the harness.
 """
 
 from __future__ import annotations

@@ -49,11 +49,11 @@ class Left:
     def line(self, run_id: str) -> str:
         """The same for people, with what can be done."""
         if not self.left:
-            return f"tracing: {self.sent} traces sent"
+            return f"tracing: {self.sent:,} traces sent" if self.sent else "tracing: nothing is missing"
         tasks = "1 task is" if self.left == 1 else f"{self.left} tasks are"
         why = f" ({self.reason})" if self.reason else ""
         again = f"python check_results.py --run-id {run_id} --push-traces"
-        return f"tracing: {self.sent} traces sent, {tasks} not whole{why}; send the rest with `{again}`"
+        return f"tracing: {self.sent:,} traces sent, {tasks} not whole{why}; send the rest with `{again}`"
 
 
 def parse_items(text: str) -> Sampling:
