@@ -121,8 +121,8 @@ class Venue(Protocol):
     def dispatch(self, launch: Launch, settings: Settings, console: Console, *, as_json: bool) -> int:
         """Do what is to be done, or have it done, and show what there is to see; the exit code."""
 
-    def cancel(self, archive: RunArchive, tasks: Sequence[TaskSpec], console: Console) -> int:
-        """Take back those of some tasks that are not final; the exit code."""
+    def cancel(self, open_run: Callable[[], RunArchive], console: Console) -> int:
+        """Take back every task of a run that is not final; the exit code."""
 
 
 # --------------------------------------------------------------------------- the plan

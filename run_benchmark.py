@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from utils.errors import BenchmarkError
+from utils.errors import BenchmarkError, UsageError
 from utils.validation import (
     any_number,
     named,
@@ -203,6 +203,8 @@ def main(
 
     venue_at = modal_venue if modal else local_venue
     if cancel_run_id is not None:
+        if resume_run_id is not None or retry_failed_run_id is not None:
+            raise UsageError("--cancel-run-id stands alone; leave --resume-run-id and --retry-failed-run-id out")
         raise typer.Exit(cancel(cancel_run_id, venue_at(checkpoint_dir or DEFAULT_DIR)))
     raise typer.Exit(
         conduct(

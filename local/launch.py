@@ -87,15 +87,15 @@ def plan_again(settings: Settings, venue: Venue, run_id: str, *, retry: bool, er
 def _failed(
     archive: RunArchive, plan: RunPlan, states: Mapping[str, TaskState], errors: Sequence[str]
 ) -> tuple[TaskSpec, ...]:
+    kinds = [kind.value for kind in ErrorKind]
     for name in errors:
-        if name not in list(ErrorKind):
-            raise unknown("error class", name, list(ErrorKind))
+        if name not in kinds:
+            raise unknown("error class", name, kinds)
     failed = [task for task in plan.tasks if states[task.task_id].status is Status.FAILED]
     if not errors:
         return tuple(failed)
     results = archive.read_results([states[task.task_id].result for task in failed])
-    kinds = {task.task_id: results[states[task.task_id].result]["error"]["kind"] for task in failed}
-    return tuple(task for task in failed if kinds[task.task_id] in errors)
+    return tuple(task for task in failed if results[states[task.task_id].result]["error"]["kind"] in errors)
 
 
 def settings_again(asked: Mapping[str, Any], venue: Venue, run_id: str, option: str) -> Settings:

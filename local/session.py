@@ -79,14 +79,13 @@ def conduct(
 
 def cancel(run_id: str, venue: Venue) -> int:
     """Take back what a run has not finished; the exit code."""
-    archive = open_run(venue, run_id, "--cancel-run-id")
-    return venue.cancel(archive, archive.load_plan().tasks, Console())
+    return venue.cancel(lambda: open_run(venue, run_id, "--cancel-run-id"), Console())
 
 
 def nothing_to_do(launch: Launch) -> str:
     """Why no task is dispatched: all are final, or the others are being done."""
     going_on = sum(not state.status.is_final for state in launch.states.values())
-    why = f"{_tasks(going_on)} are queued or running" if going_on else "every task is final"
+    why = f"what is left of it, {_tasks(going_on)}, is queued or running" if going_on else "every task is final"
     return f"run {launch.plan.run_id}: nothing to do, {why}"
 
 

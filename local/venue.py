@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -101,8 +101,8 @@ class LocalVenue:
             console.print(results(overview))
         if exporter:
             # the table first: nobody should wait for traces to read it
-            left = exporter.close(tracing.CLOSE_S)
-            console.print(left.line(overview["run_id"]), style="dim", markup=False, highlight=False, soft_wrap=True)
+            left = exporter.close(tracing.CLOSE_S).line(overview["run_id"], self.flags)
+            console.print(left, style="dim", markup=False, highlight=False, soft_wrap=True)
             overview = source.render(stopped=True)
             launch.archive.write_checkpoint(overview)
         if as_json:
@@ -115,7 +115,7 @@ class LocalVenue:
             return RUN_BUDGET
         return COMPLETED if overview["status"] == "completed" else SOME_FAILED
 
-    def cancel(self, archive: RunArchive, tasks: Sequence[TaskSpec], console: Console) -> int:
+    def cancel(self, open_run: Callable[[], RunArchive], console: Console) -> int:
         raise UsageError("--cancel-run-id is for runs on Modal; a run on this machine is stopped with Ctrl-C")
 
     def _say_next(self, console: Console, overview: Mapping[str, Any], *, spent_up: bool) -> None:

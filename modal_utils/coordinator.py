@@ -59,6 +59,14 @@ FULL_S = 300.0  # how long a full queue is waited for
 PREFLIGHT_S = 180.0  # a worker that does not answer by then does not start
 SETTLE_S = 5.0  # for a call that began just now to say that it leaves its task alone
 
+# errors that say nothing of a call, but of the way to Modal: taking them for its end would do its task twice
+NO_ANSWER = (
+    modal.exception.AuthError,
+    modal.exception.ConnectionError,
+    modal.exception.ServiceError,
+    modal.exception.ResourceExhaustedError,
+)
+
 COMPLETED, INTERRUPTED = 0, 130  # exit codes
 
 
@@ -177,8 +185,9 @@ class ModalVenue:
                     soft_wrap=True,
                 )
                 return INTERRUPTED
+        count = "1 task" if recorder.total == 1 else f"{recorder.total:,} tasks"
         console.print(
-            f"run {run_id}: {recorder.total:,} tasks submitted; they go on without this command\n"
+            f"run {run_id}: {count} submitted; this command is not needed any more\n"
             f"containers: {link(pool.object_id)}\nnext: {follow}",
             markup=False,
             highlight=False,
@@ -188,9 +197,11 @@ class ModalVenue:
             print(json.dumps({"run_id": run_id, "submitted": recorder.total, "pool": pool.object_id}))
         return COMPLETED
 
-    def cancel(self, archive: RunArchive, tasks: Sequence[TaskSpec], console: Console) -> int:
-        """Take back every task that is not final: queued calls end unstarted, running ones journal and end."""
+    def cancel(self, open_run: Callable[[], RunArchive], console: Console) -> int:
+        """Queued calls end unstarted, running ones journal what they were answered and end."""
         with explained():
+            archive = open_run()
+            tasks = archive.load_plan().tasks
             states = archive.states(tasks)
             left = [task for task in tasks if not states[task.task_id].status.is_final]
             if not left:
@@ -413,7 +424,7 @@ async def find_alive(calls: Sequence[str]) -> set[str]:
                 await modal.FunctionCall.from_id(call).get.aio(timeout=0)
             except TimeoutError:
                 return True
-            except modal.exception.AuthError:
+            except NO_ANSWER:
                 raise
             except Exception:  # whatever the call ended with: it is not alive
                 return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -36,10 +37,17 @@ class Cloud:
         self.plane = plane
         self.env = {**os.environ, **NOWHERE, **plane.env}
 
-    def start(self, *words: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    def start(self, *words: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """A command, begun."""
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        return subprocess.Popen([sys.executable, *words], cwd=cwd, env=self.env, text=True, **streams)  # type: ignore[call-overload,no-any-return]
+        return subprocess.Popen(
+            [sys.executable, *words],
+            cwd=cwd,
+            env=self.env if env is None else env,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def run(self, *words: str, code: int | None = 0, cwd: Path = ROOT) -> str:
         """A command to its end: what it said."""
@@ -53,6 +61,27 @@ class Cloud:
 
     def submit(self, *words: str, code: int | None = 0) -> str:
         return self.run("run_benchmark.py", "--modal", *words, code=code)
+
+    def refuse(self, *words: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
+        """A command that is refused: the one line that says why. Nothing was submitted."""
+        before = self._submitted
+        process = self.start(*words, cwd=cwd, env=env)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 2, out + err
+        (line,) = err.splitlines()
+        assert line.startswith("error: ")
+        assert self._submitted == before, "something was submitted"
+        return line
+
+    @property
+    def _submitted(self) -> tuple[int, list[str]]:
+        return len(self.calls()), sorted(map(str, self.plane.volume("optimizer-benchmarks").glob("runs/*/*")))
+
+    def calls(self, function: str = "run_task") -> list[Json]:
+        """All calls of a function, of whatever variant."""
+        state = self.plane.state(full=True)
+        ids = {each["id"] for each in state["functions"] if each["name"] == function}
+        return [call for call in state["input_list"] if call["function"] in ids]
 
     def look(self, run_id: str) -> Json:
         """The run as it is now."""
@@ -97,6 +126,24 @@ def cloud(folder: Path, **settings: Any) -> Iterator[Cloud]:
         deployed = Cloud(plane)
         deployed.deploy()
         yield deployed
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of what a user works with, to be changed."""
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "tests", "docs", "build", "*.egg-info", "benchmark_results")
+    return Path(shutil.copytree(ROOT, folder, ignore=unwanted))
+
+
+@contextmanager
+def client_of(plane: Plane) -> Iterator[Any]:
+    """Modal's client in this process, for whoever asks for one without saying which."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in plane.env.items():
+            patch.setenv(name, value)
+        import modal
+
+        with modal.Client.from_env() as client:
+            yield client
 
 
 def statuses(overview: Mapping[str, Any]) -> Counter[str]:

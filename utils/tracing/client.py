@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
+from utils.errors import UsageError
 from utils.tracing.rows import Row
 from utils.tracing.target import Target
 
@@ -96,9 +97,12 @@ class OpikClient:
         logging.getLogger("opik").setLevel(logging.CRITICAL)
         for noisy in ("httpx", "httpcore"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
-        import httpx
-        from opik import httpx_client, rest_api
-        from opik.rest_api.core.api_error import ApiError
+        try:
+            import httpx
+            from opik import httpx_client, rest_api
+            from opik.rest_api.core.api_error import ApiError
+        except ImportError as error:  # of another age, or something else of that name
+            raise UsageError(f"the package opik cannot be used ({error}); pip install --upgrade opik") from None
 
         self._project = target.project
         self._url = target.url

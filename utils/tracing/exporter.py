@@ -46,13 +46,13 @@ class Left:
     left: int = 0
     reason: str = ""
 
-    def line(self, run_id: str) -> str:
-        """The same for people, with what can be done."""
+    def line(self, run_id: str, flags: str = "") -> str:
+        """The same for people, with what can be done; `flags` lead a command to the run's directory."""
         if not self.left:
             return f"tracing: {self.sent:,} traces sent" if self.sent else "tracing: nothing is missing"
         tasks = "1 task is" if self.left == 1 else f"{self.left} tasks are"
         why = f" ({self.reason})" if self.reason else ""
-        again = f"python check_results.py --run-id {run_id} --push-traces"
+        again = f"python check_results.py --run-id {run_id} --push-traces{flags}"
         return f"tracing: {self.sent:,} traces sent, {tasks} not whole{why}; send the rest with `{again}`"
 
 
@@ -336,7 +336,7 @@ def prepare(
         for spec in plan.tasks:
             frame = sender.datasets.frame(spec)
             links[spec.task_id] = optimization_link(target, frame.optimization, sender.datasets.find(frame))
-    except Undelivered as error:
+    except (Undelivered, UsageError) as error:
         logger.warning("tracing: %s", error)
     finally:
         sender.close()

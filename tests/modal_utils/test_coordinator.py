@@ -1,0 +1,438 @@
+"""Runs on Modal by the real commands: submitted, left alone, killed, stopped, cancelled, retried, extended, refused.
+
+One control plane serves most tests, each with a run of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import modal
+import pytest
+
+from modal_utils import coordinator
+from modal_utils.coordinator import FULL_S, patiently
+from modal_utils.deployment import DEPLOY
+from tests.modal_utils.command import HIDDEN, ROOT, Cloud, checkout, client_of, cloud, outcomes, statuses, until
+from tests.servers.modal import running
+from tests.servers.openai_server import OpenAIServer
+from utils.archive import RunArchive
+from utils.errors import UsageError
+from utils.journal import Entry, read_line
+
+GRID = ["--data", "sample", "--test-mode", "--demo-datasets", "gsm8k", "--optimizers", "no_op", "--yes", "--models"]
+SMALL = [*GRID, "sim/standard"]
+KEY = "sk-nobody-may-see-this"
+REAL = "openai/gpt-4o-mini"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory, server: OpenAIServer) -> Iterator[Cloud]:
+    keys = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.url}
+    with cloud(tmp_path_factory.mktemp("plane"), secrets={"llm-api-keys": keys}, max_procs=6) as deployed:
+        yield deployed
+
+
+@pytest.fixture
+def deployed(plane: Cloud) -> Iterator[Cloud]:
+    """The control plane; faults of one test do not reach the next."""
+    yield plane
+    plane.plane.faults([])
+
+
+def slow_spawns(deployed: Cloud, *, spared: int, delay: float) -> None:
+    """Only so many of the next calls come through at once; preflight is one more."""
+    deployed.plane.faults([{"rpc": "FunctionMap", "skip": spared + 1, "delay": delay, "times": 10_000}])
+
+
+def seeds(count: int) -> list[str]:
+    return ["--seeds", *map(str, range(1, count + 1))]
+
+
+def lasting(latency: float) -> list[str]:
+    """Models that take their time, times so much."""
+    return ["--model-params", "realtime=true", f"latency={latency}"]
+
+
+def results(archive: RunArchive) -> Counter[str]:
+    """How many results each task has."""
+    return Counter(name.partition("@")[0] for name in archive.blobs.list("results"))
+
+
+def lines(archive: RunArchive) -> Counter[tuple[str, str, int]]:
+    """How often each call of each task was answered."""
+    found: Counter[tuple[str, str, int]] = Counter()
+    for name in archive.blobs.list("journal"):
+        for line in archive.blobs.read(f"journal/{name}").decode().split("\n"):
+            if isinstance(entry := read_line(line), Entry) and entry.completion:
+                found[name.partition("@")[0], entry.key, entry.occurrence] += 1
+    return found
+
+
+def was_run_once(archive: RunArchive, tasks: int) -> bool:
+    return results(archive).total() == len(results(archive)) == tasks and set(lines(archive).values()) == {1}
+
+
+# --------------------------------------------------------------------------- patience
+
+
+class Full:
+    """A queue that is full so often."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+        self.slept: list[float] = []
+
+    async def call(self) -> str:
+        if self.left:
+            self.left -= 1
+            raise modal.exception.ResourceExhaustedError("full")
+        return "taken"
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+def wait_for(call: Callable[[], Awaitable[Any]], sleep: Callable[[float], Awaitable[None]]) -> Any:
+    async def waiting() -> Any:
+        return await patiently(call, sleep)
+
+    return asyncio.run(waiting())
+
+
+def test_a_full_queue_is_asked_again_after_longer_and_longer_pauses() -> None:
+    queue = Full(7)
+    assert wait_for(queue.call, queue.sleep) == "taken"
+    assert queue.slept == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_a_queue_that_stays_full_is_given_up_in_time_with_the_way_to_go_on() -> None:
+    queue = Full(1000)
+    with pytest.raises(UsageError, match=r"no more calls for \d+ s: full; .*--resume-run-id"):
+        wait_for(queue.call, queue.sleep)
+    assert FULL_S <= sum(queue.slept) < FULL_S + 30
+
+
+def test_other_refusals_are_not_waited_out() -> None:
+    queue = Full(0)
+
+    async def refuse() -> None:
+        raise modal.exception.NotFoundError("gone")
+
+    with pytest.raises(modal.exception.NotFoundError):
+        wait_for(refuse, queue.sleep)
+    assert queue.slept == []
+
+
+# --------------------------------------------------------------------------- a grid
+
+
+def local_overview(folder: Path, *words: str) -> dict[str, Any]:
+    command = [sys.executable, "run_benchmark.py", *words, "--run-id", "here", "--checkpoint-dir", str(folder)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    found: dict[str, Any] = json.loads((folder / "here" / "checkpoint.json").read_text())
+    return found
+
+
+def is_the_same_grid(deployed: Cloud, tmp_path: Path, run_id: str, grid: str, tasks: int, timeout_s: float) -> None:
+    words = f"--data sample --test-mode {grid} --max-concurrent 2 --yes".split()
+    said = deployed.submit(*words, "--run-id", run_id)
+    assert f"run {run_id}: {tasks} tasks submitted; this command is not needed any more" in said
+    assert f"python check_results.py --modal --run-id {run_id} --watch" in said
+    assert "note: what is deployed is not" not in said
+    there = deployed.wait(run_id, timeout_s)
+    here = local_overview(tmp_path, *words)
+    assert there["status"] == here["status"] == "completed"
+    assert len(there["tasks"]) == tasks
+    assert outcomes(there) == outcomes(here)
+    assert was_run_once(deployed.archive(run_id), tasks)
+
+
+def test_a_grid_on_modal_gives_the_results_of_the_same_grid_here(deployed: Cloud, tmp_path: Path) -> None:
+    lists = "--demo-datasets gsm8k ai2_arc --optimizers no_op few_shot hill_climb evolutionary_optimizer --seeds 1 2"
+    is_the_same_grid(deployed, tmp_path, "same", f"{lists} --models sim/standard", 16, 120)
+
+
+@pytest.mark.trial
+def test_so_do_200_tasks(deployed: Cloud, tmp_path: Path) -> None:
+    lists = "--demo-datasets gsm8k ai2_arc hotpot_300 truthful_qa --seeds 1 2 3 4 5 --models sim/standard sim/weak"
+    optimizers = "--optimizers no_op few_shot hill_climb evolutionary_optimizer meta_prompt"
+    is_the_same_grid(deployed, tmp_path, "large", f"{lists} {optimizers}", 200, 900)
+
+
+def test_each_of_two_runs_keeps_its_own_number_of_containers(deployed: Cloud) -> None:
+    words = [*SMALL, *seeds(5), *lasting(0.3)]
+    before = {function["id"] for function in deployed.plane.state()["functions"]}
+    for run_id, limit in (("narrow", "1"), ("wide", "3")):
+        deployed.submit(*words, "--run-id", run_id, "--max-concurrent", limit)
+    assert deployed.wait("narrow")["status"] == deployed.look("wide")["status"] == "completed"
+    pools = [pool for pool in deployed.plane.state()["functions"] if pool["id"] not in before]
+    peaks = {pool["max_containers"]: pool["peak_containers"] for pool in pools if pool["name"] == "run_task"}
+    assert peaks == {1: 1, 3: 3}
+
+
+def test_a_run_that_was_finished_has_nothing_to_do_and_one_that_is_asked_for_more_is_extended(deployed: Cloud) -> None:
+    deployed.submit(*SMALL, *seeds(1), "--run-id", "grows")
+    first = deployed.wait("grows")
+    calls = len(deployed.calls())
+    assert "nothing to do, every task is final" in deployed.submit(*SMALL, *seeds(1), "--run-id", "grows")
+    assert json.loads(deployed.submit("--resume-run-id", "grows", "--json").splitlines()[0])["submitted"] == 0
+    assert len(deployed.calls()) == calls
+    assert "run grows: 2 tasks submitted" in deployed.submit(*SMALL, *seeds(3), "--run-id", "grows")
+    second = deployed.wait("grows")
+    assert statuses(second) == {"completed": 3}
+    assert outcomes(first).items() <= outcomes(second).items()
+    assert was_run_once(deployed.archive("grows"), 3)
+
+
+# --------------------------------------------------------------------------- clients that come to an end
+
+
+@pytest.mark.parametrize("delay", [1.0, pytest.param(30.0, marks=pytest.mark.trial)])
+def test_a_client_killed_half_way_is_resumed_and_every_task_runs_once(deployed: Cloud, delay: float) -> None:
+    """The other half of the calls arrives while the second client is at work, or never."""
+    run_id, before = f"killed-{delay:.0f}", len(deployed.calls())
+    slow_spawns(deployed, spared=4, delay=delay)
+    with deployed.start("run_benchmark.py", "--modal", *SMALL, *seeds(8), "--run-id", run_id) as client:
+        until(lambda: len(deployed.calls()) == before + 4)
+        client.send_signal(signal.SIGKILL)
+    deployed.plane.faults([])
+    deployed.submit("--resume-run-id", run_id)
+    overview = deployed.wait(run_id)
+    if overview["status"] != "completed":  # calls that the first resume left to their own have been overtaken
+        deployed.submit("--resume-run-id", run_id)
+        overview = deployed.wait(run_id)
+    assert statuses(overview) == {"completed": 8}
+    assert was_run_once(deployed.archive(run_id), 8)
+
+
+def test_a_call_that_no_client_wrote_down_is_left_alone_while_it_runs(deployed: Cloud) -> None:
+    words = [*SMALL, *seeds(1), *lasting(0.6), "--max-in-flight", "1"]
+    deployed.submit(*words, "--run-id", "unknown")
+    deployed.run("run_benchmark.py", "--modal", "--cancel-run-id", "unknown")
+    until(lambda: not deployed.open_inputs)
+    archive = deployed.archive("unknown")
+    begun = len(archive.blobs.list("started"))
+    deployed.plane.faults([{"rpc": "VolumePutFiles2", "skip": 2, "delay": 60.0}])
+    with deployed.start("run_benchmark.py", "--modal", "--resume-run-id", "unknown") as client:
+        until(lambda: len(archive.blobs.list("started")) > begun)
+        client.send_signal(signal.SIGKILL)
+    deployed.plane.faults([])
+    assert "nothing to do, 1 task" in deployed.submit("--resume-run-id", "unknown")
+    assert deployed.wait("unknown")["status"] == "completed"
+    assert was_run_once(archive, 1)
+
+
+def test_ctrl_c_while_submitting_leaves_a_run_that_can_be_resumed_or_cancelled(deployed: Cloud) -> None:
+    before = len(deployed.calls())
+    slow_spawns(deployed, spared=3, delay=30.0)
+    client = deployed.start("run_benchmark.py", "--modal", *SMALL, *seeds(6), "--run-id", "stopped")
+    until(lambda: len(deployed.calls()) == before + 3)
+    client.send_signal(signal.SIGINT)
+    out, err = client.communicate(timeout=30)
+    assert client.returncode == 130, out + err
+    assert err.strip() == ""
+    assert "stopped after 3 of 6 calls; they go on." in out
+    for verb in ("resume", "cancel"):
+        assert f"python run_benchmark.py --modal --{verb}-run-id stopped" in out
+    deployed.plane.faults([])
+    deployed.submit("--resume-run-id", "stopped")
+    assert statuses(deployed.wait("stopped")) == {"completed": 6}
+    assert was_run_once(deployed.archive("stopped"), 6)
+
+
+def test_a_cancelled_run_gives_its_containers_back_and_is_resumed_where_it_was(deployed: Cloud) -> None:
+    words = [*SMALL, *seeds(3), *lasting(0.2), "--max-in-flight", "1"]
+    deployed.submit(*words, "--run-id", "taken-back", "--max-concurrent", "1")
+    archive = deployed.archive("taken-back")
+    until(lambda: bool(archive.blobs.list("started")))
+    said = deployed.run("run_benchmark.py", "--modal", "--cancel-run-id", "taken-back")
+    assert "run taken-back: 3 tasks cancelled, 3 of their calls were still alive" in said
+    assert "python run_benchmark.py --modal --resume-run-id taken-back" in said
+    until(lambda: not deployed.open_inputs)
+    overview = deployed.look("taken-back")
+    assert (overview["status"], set(statuses(overview))) == ("interrupted", {"pending"})
+    deployed.submit("--resume-run-id", "taken-back")
+    assert statuses(deployed.wait("taken-back")) == {"completed": 3}
+    assert was_run_once(archive, 3)
+    said = deployed.run("run_benchmark.py", "--modal", "--cancel-run-id", "taken-back")
+    assert "nothing to cancel, every task is final" in said
+
+
+def test_a_queue_that_is_full_for_a_while_is_waited_out(deployed: Cloud) -> None:
+    deployed.plane.faults([{"rpc": "FunctionMap", "status": "RESOURCE_EXHAUSTED", "skip": 1, "times": 3}])
+    deployed.submit(*SMALL, *seeds(3), "--run-id", "waited")
+    assert statuses(deployed.wait("waited")) == {"completed": 3}
+
+
+def test_a_queue_that_stays_full_is_one_line_and_the_run_can_be_resumed(
+    deployed: Cloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import run_benchmark
+
+    monkeypatch.setattr(coordinator, "FULL_S", 0.0)
+    deployed.plane.faults([{"rpc": "FunctionMap", "status": "RESOURCE_EXHAUSTED", "skip": 3, "times": 1000}])
+    with client_of(deployed.plane):
+        assert run_benchmark.cli(["--modal", *SMALL, *seeds(4), "--run-id", "full"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: Modal takes no more calls")
+    deployed.plane.faults([])
+    deployed.submit("--resume-run-id", "full")
+    assert statuses(deployed.wait("full")) == {"completed": 4}
+    assert was_run_once(deployed.archive("full"), 4)
+
+
+# --------------------------------------------------------------------------- failed tasks
+
+
+def test_failed_tasks_are_retried_and_by_their_class_if_one_says_so(deployed: Cloud, server: OpenAIServer) -> None:
+    server.settings.faults = {"content_policy": 1.0}
+    deployed.submit(*GRID, REAL, *seeds(2), "--run-id", "fails")
+    overview = deployed.wait("fails")
+    assert {task["error"]["class"] for task in overview["tasks"]} == {"content_filter"}
+    assert overview["status"] == "failed"
+    server.settings.faults = {}
+    retry = ("run_benchmark.py", "--modal", "--retry-failed-run-id", "fails", "--error-class")
+    assert "has no failed task of class timeout" in deployed.refuse(*retry, "timeout")
+    assert "unknown error class 'timeot'" in deployed.refuse(*retry, "timeot")
+    assert "retry, 2 tasks to do" in deployed.run(*retry, "content_filter")
+    overview = deployed.wait("fails")
+    assert statuses(overview) == {"completed": 2}
+    assert {task["attempts"] for task in overview["tasks"]} == {2}
+    assert KEY not in deployed.plane.logs()
+    assert "no failed task" in deployed.refuse(*retry[:4])
+    answered = lines(deployed.archive("fails"))
+    assert answered.total() == len(answered) == server.stats()["answered"] > 0
+
+
+# --------------------------------------------------------------------------- refusals
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """A workspace with nothing in it."""
+    with running(tmp_path_factory.mktemp("bare"), hide=HIDDEN) as plane:
+        yield Cloud(plane)
+
+
+def test_an_app_that_is_not_deployed_is_named_with_the_command_that_deploys_it(bare: Cloud) -> None:
+    for models in ("sim/standard", REAL):
+        assert f"is not deployed; run `{DEPLOY}`" in bare.refuse("run_benchmark.py", "--modal", *GRID, models)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("run_benchmark.py", "--modal", *SMALL), ("check_results.py", "--modal", "--list-runs")],
+    ids=["run", "check"],
+)
+def test_without_a_token_the_command_that_gets_one_is_named(deployed: Cloud, words: tuple[str, ...]) -> None:
+    env = {k: v for k, v in deployed.env.items() if k not in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET")}
+    assert "run `modal token new`" in deployed.refuse(*words, env=env)
+
+
+@pytest.mark.trial  # the client itself tries for a minute
+def test_a_control_plane_that_is_away_is_one_line(deployed: Cloud) -> None:
+    env = {**deployed.env, "MODAL_SERVER_URL": "http://127.0.0.1:9"}
+    assert "Modal cannot be reached" in deployed.refuse("check_results.py", "--modal", "--list-runs", env=env)
+
+
+@pytest.mark.parametrize("status", ["INTERNAL", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"])
+def test_what_modal_refuses_is_one_line(deployed: Cloud, status: str) -> None:
+    deployed.plane.faults([{"rpc": "FunctionMap", "status": status, "message": "out of luck", "times": 100}])
+    assert "out of luck" in deployed.refuse("run_benchmark.py", "--modal", *SMALL)
+
+
+def test_a_key_that_no_secret_has_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    words = ("run_benchmark.py", "--modal", *GRID, REAL)
+    command = "`modal secret create llm-api-keys OPENAI_API_KEY=...`"
+    with cloud(tmp_path / "plane") as deployed:
+        env = {**deployed.env, "OPENAI_API_KEY": KEY}  # a key of this machine is of no use there
+        without = deployed.refuse(*words, env=env)
+        deployed.run("-m", "modal", "secret", "create", "llm-api-keys", f"MISTRAL_API_KEY={KEY}")
+        lacking = deployed.refuse(*words, env=env)
+        for line in (without, lacking):
+            assert f"model {REAL!r} needs OPENAI_API_KEY" in line
+            assert command in line
+            assert KEY not in line
+        assert "--models" not in deployed.submit(*SMALL, "--dry-run"), "a simulated model needs no key"
+        assert KEY not in deployed.plane.logs()
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+BREAKS: Mapping[str, Callable[[Path], object]] = {
+    "journal": lambda copy: (copy / "utils" / "journal.py").unlink(),
+    "syntax": lambda copy: (copy / "utils" / "ledger.py").write_text("def"),
+    "import": lambda copy: append(
+        copy / "modal_utils" / "deployment.py",
+        "\nif not modal.is_local():\n    raise RuntimeError('deployment cannot be imported')\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "how", ["journal", *(pytest.param(how, marks=pytest.mark.trial) for how in ("syntax", "import"))]
+)
+def test_a_worker_that_cannot_import_its_code_is_found_before_anything_is_submitted(how: str, tmp_path: Path) -> None:
+    broken = checkout(tmp_path / "checkout")
+    BREAKS[how](broken)
+    with running(tmp_path / "plane", hide=HIDDEN) as plane:
+        deployed = Cloud(plane)
+        deployed.deploy(cwd=broken)
+        line = deployed.refuse("run_benchmark.py", "--modal", *SMALL)
+    assert "the deployed worker does not start: " in line
+    assert {"journal": "utils.journal", "syntax": "SyntaxError", "import": "cannot be imported"}[how] in line
+    assert f"`{DEPLOY}`; its log: https://modal.com/id/fc-" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*SMALL, "--run-max-cost", "1"], "--run-max-cost cannot be kept on Modal"),
+        (["--resume-run-id", "extant-ru"], "unknown run 'extant-ru'; did you mean 'extant-run'?"),
+        (["--retry-failed-run-id", "extant-ru"], "unknown run 'extant-ru'; did you mean 'extant-run'?"),
+        (["--cancel-run-id", "extant-ru"], "unknown run 'extant-ru'; did you mean 'extant-run'?"),
+        ([*GRID, "sim/standart"], "did you mean 'sim/standard'?"),
+        ([*SMALL, "--error-class", "timeout"], "give it with --retry-failed-run-id"),
+        ([*SMALL, "--run-id", "../up"], "--run-id '../up' cannot name a folder"),
+        ([*SMALL, "--metric", "exact_macth"], "'exact_macth'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_way_out(deployed: Cloud, words: list[str], said: str) -> None:
+    if "extant-ru" in words and not deployed.archive("extant-run").exists():
+        deployed.submit(*SMALL, "--run-id", "extant-run")
+        deployed.wait("extant-run")
+    assert said in deployed.refuse("run_benchmark.py", "--modal", *words)
+
+
+def test_a_run_here_is_not_cancelled_from_there(tmp_path: Path, deployed: Cloud) -> None:
+    folder = ("--checkpoint-dir", str(tmp_path))
+    deployed.run("run_benchmark.py", *SMALL, "--run-id", "here", *folder)
+    line = deployed.refuse("run_benchmark.py", "--cancel-run-id", "here", *folder)
+    assert "--cancel-run-id is for runs on Modal" in line
+
+
+def test_code_that_is_not_what_is_deployed_is_said(deployed: Cloud, tmp_path: Path) -> None:
+    changed = checkout(tmp_path / "checkout")
+    append(changed / "utils" / "ledger.py", "# changed\n")
+    words = ("run_benchmark.py", "--modal", *SMALL, "--run-id")
+    note = f"note: what is deployed is not what is checked out here; `{DEPLOY}` brings it up to date"
+    assert note in deployed.run(*words, "changed", cwd=changed)
+    assert note not in deployed.run(*words, "unchanged")
+    deployed.wait("changed")
