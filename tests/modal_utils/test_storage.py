@@ -66,7 +66,7 @@ def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 names = st.builds("/".join, st.tuples(st.sampled_from(FOLDERS), st.text("ab@.", min_size=1, max_size=4))).filter(
     lambda name: not name.partition("/")[2].startswith(".")
 )
-few = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(writes=st.lists(st.tuples(names, st.binary(max_size=40)), max_size=8))

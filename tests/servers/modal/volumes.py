@@ -114,7 +114,8 @@ class Volumes:
         if not answer.missing_blocks:
             for file in asked.files:
                 content = b"".join(self.blobs.get(block_key(block.contents_sha256)) for block in file.blocks)
-                volume.write(file.path, content[: file.size], file.mode)
+                # the client leaves zeros at the end of a block out
+                volume.write(file.path, content[: file.size].ljust(file.size, b"\0"), file.mode)
         return answer
 
     def VolumeGetFile2(self, caller: Caller, asked: pb.VolumeGetFile2Request) -> pb.VolumeGetFile2Response:
