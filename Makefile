@@ -17,7 +17,7 @@ demo: install  ## a real grid on simulated models: no key, no network
 		--demo-datasets gsm8k ai2_arc election_questions --yes
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

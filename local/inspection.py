@@ -107,11 +107,12 @@ def watch_run(
 def push_run(checkpoint_dir: str, run_id: str, items: str) -> int:
     """Send what Opik has not taken of a run; the exit code: 0 when everything is there."""
     console = _console()
-    archive = open_run(LocalVenue(checkpoint_dir), run_id, "--run-id")
+    venue = LocalVenue(checkpoint_dir)
+    archive = open_run(venue, run_id, "--run-id")
     decision = decide(True, os.environ)
     assert decision.target is not None, "demanded, so it is there or an error"
     console.print(decision.line, style="dim", markup=False, highlight=False, soft_wrap=True)
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("sending", total=None)
         left = push(
             archive,
@@ -120,7 +121,7 @@ def push_run(checkpoint_dir: str, run_id: str, items: str) -> int:
             items=parse_items(items),
             tell=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    console.print(left.line(run_id), markup=False, highlight=False, soft_wrap=True)
+    console.print(left.line(run_id, venue.flags), markup=False, highlight=False, soft_wrap=True)
     return NOT_COMPLETED if left.left else COMPLETED
 
 
@@ -167,7 +168,8 @@ def _show(console: Console, look: Look, overview: Row, *, detailed: bool, as_jso
     if as_json:
         print(dumps(overview, indent=1), flush=True)
         return
-    console.print(tasks_table(overview) if detailed else results(overview))
+    # addresses are longer than a line: a terminal wraps them, a pipe gets them whole
+    console.print(tasks_table(overview) if detailed else results(overview), crop=False)
     if note := look.note():
         console.print(Text(note, style="dim"), soft_wrap=True)
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,7 +101,8 @@ class LocalVenue:
             console.print(results(overview))
         if exporter:
             # the table first: nobody should wait for traces to read it
-            left = exporter.close(tracing.CLOSE_S).line(overview["run_id"], self.flags)
+            with console.status("sending traces") if console.is_terminal else nullcontext():
+                left = exporter.close(tracing.CLOSE_S).line(overview["run_id"], self.flags)
             console.print(left, style="dim", markup=False, highlight=False, soft_wrap=True)
             overview = source.render(stopped=True)
             launch.archive.write_checkpoint(overview)

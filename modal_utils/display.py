@@ -165,7 +165,7 @@ def pull(venue: ModalVenue, run_id: str, folder: str, console: Console) -> int:
         inside = {name: size for name, size in inside.items() if not name.rpartition("/")[2].startswith(".")}
         wanted = [name for name, size in inside.items() if not _is_there(target / name, size)]
         blobs, here = venue.archive(run_id).blobs, Folder(target)
-        with Progress(console=console, transient=True) as bar:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("copying", total=len(wanted))
             for start in range(0, len(wanted), AT_ONCE):
                 for name, content in blobs.read_all(wanted[start : start + AT_ONCE]).items():

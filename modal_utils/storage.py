@@ -43,6 +43,14 @@ class Mounted(Folder):
         self.commit = commit
         self.reload = reload
         self.is_dirty = False  # something was written since the last commit
+        self._appended: dict[str, int] = {}  # bytes of the files that grow here
+        self._published: dict[str, int] = {}  # the same, as others see them
+
+    def read_on(self, name: str, offset: int) -> bytes:
+        """Of a file that grows here what is published: the rest may be lost with this container, and come otherwise."""
+        if name not in self._appended:
+            return super().read_on(name, offset)
+        return super().read_on(name, offset)[: max(0, self._published.get(name, 0) - offset)]
 
     def write(self, name: str, content: bytes) -> None:
         super().write(name, content)
@@ -55,6 +63,7 @@ class Mounted(Folder):
         def append(text: str) -> None:
             with path.open("ab") as file:
                 file.write(text.encode("utf-8", "surrogatepass"))
+                self._appended[name] = file.tell()
             self.is_dirty = True
 
         return append
@@ -63,11 +72,13 @@ class Mounted(Folder):
         """Commit what was written, if anything was."""
         if self.is_dirty:
             self.is_dirty = False  # first: what is written meanwhile is for the next time
+            appended = dict(self._appended)
             try:
                 self.commit()
             except BaseException:
                 self.is_dirty = True
                 raise
+            self._published = appended
 
 
 class Remote:
@@ -84,6 +95,9 @@ class Remote:
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return dict(zip(names, pool.map(self.read, names), strict=True))
+
+    def read_on(self, name: str, offset: int) -> bytes:
+        return self.read(name)[offset:]
 
     def write(self, name: str, content: bytes) -> None:
         self.write_all({name: content})

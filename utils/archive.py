@@ -45,6 +45,9 @@ class Blobs(Protocol):
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
         """The contents of many files, by name. Raises FileNotFoundError."""
 
+    def read_on(self, name: str, offset: int) -> bytes:
+        """A file from a byte on, for whoever follows it. Raises FileNotFoundError."""
+
     def write(self, name: str, content: bytes) -> None:
         """Whole or not at all: a reader never sees a part."""
 
@@ -68,7 +71,6 @@ class Folder:
         return {name: self.read(name) for name in names}
 
     def read_on(self, name: str, offset: int) -> bytes:
-        """A file from a byte on, for whoever follows it. Raises FileNotFoundError."""
         with (self.root / name).open("rb") as file:
             file.seek(offset)
             return file.read()
@@ -234,11 +236,8 @@ class RunArchive:
 
     def read_on(self, kind: Literal["journal", "trace"], attempt: Attempt, offset: int) -> bytes:
         """What stands in a file of an attempt from a byte on; empty if there is nothing (yet)."""
-        name = f"{kind}/{attempt}.jsonl"
         try:
-            if isinstance(self.blobs, Folder):
-                return self.blobs.read_on(name, offset)
-            return self.blobs.read(name)[offset:]
+            return self.blobs.read_on(f"{kind}/{attempt}.jsonl", offset)
         except FileNotFoundError:
             return b""
 

@@ -233,9 +233,7 @@ def test_a_call_that_no_client_wrote_down_is_left_alone_while_it_runs(deployed: 
         until(lambda: len(archive.blobs.list("started")) > begun)
         client.send_signal(signal.SIGKILL)
     deployed.plane.faults([])
-    assert "what is left of it, 1 task, is queued or running" in deployed.submit(
-        "--resume-run-id", "unknown"
-    )
+    assert "what is left of it, 1 task, is queued or running" in deployed.submit("--resume-run-id", "unknown")
     assert deployed.wait("unknown")["status"] == "completed"
     assert was_run_once(archive, 1)
 

@@ -181,7 +181,9 @@ class OpikClient:
         except self._errors as error:
             status = int(getattr(error, "status_code", None) or 0)
             headers = getattr(error, "headers", None) or {}
-            text = str(getattr(error, "body", "") or error) if status else (str(error) or type(error).__name__)
+            body = getattr(error, "body", None)
+            said = body.get("message", body) if isinstance(body, dict) else body
+            text = str(said or error) if status else (str(error) or type(error).__name__)
             raise _undelivered("", status, text, headers) from None
 
 
