@@ -266,7 +266,8 @@ def test_a_cancelled_run_gives_its_containers_back_and_is_resumed_where_it_was(d
     assert "python run_benchmark.py --modal --resume-run-id taken-back" in said
     until(lambda: not deployed.open_inputs)
     overview = deployed.look("taken-back")
-    assert (overview["status"], set(statuses(overview))) == ("interrupted", {"pending"})
+    assert overview["status"] == "interrupted"
+    assert {"pending"} <= set(statuses(overview)) <= {"pending", "completed"}
     deployed.submit("--resume-run-id", "taken-back")
     assert statuses(deployed.wait("taken-back")) == {"completed": 3}
     assert was_run_once(archive, 3)

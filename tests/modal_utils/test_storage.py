@@ -184,6 +184,20 @@ def test_what_a_failed_commit_left_is_committed_the_next_time(tmp_path: Path, fa
     assert blobs.commits == 1
 
 
+def test_who_follows_a_file_sees_of_it_what_is_published(tmp_path: Path) -> None:
+    blobs = mounted(tmp_path)
+    (tmp_path / "earlier.jsonl").write_text("of another container\n")
+    append = blobs.appender("now.jsonl")
+    append("one\n")
+    assert blobs.read_on("now.jsonl", 0) == b""
+    blobs.publish()
+    append("two\n")
+    assert (blobs.read_on("now.jsonl", 0), blobs.read_on("now.jsonl", 2)) == (b"one\n", b"e\n")
+    blobs.publish()
+    assert blobs.read_on("now.jsonl", 4) == b"two\n"
+    assert blobs.read_on("earlier.jsonl", 3) == b"another container\n"
+
+
 def test_no_file_stays_open_so_that_the_volume_can_be_reloaded(tmp_path: Path) -> None:
     def held() -> list[str]:
         links = (link for link in Path("/proc/self/fd").iterdir() if link.exists())

@@ -282,23 +282,14 @@ def test_a_journal_is_read_while_it_is_written(tmp_path: Path) -> None:
     assert local_archive(tmp_path, "r").read_journal(attempt(A)) == "one\nzwei é\n"
 
 
-class OnlyBlobs:
-    """Blobs that are no folder, and can only be read whole."""
-
-    def __init__(self, folder: Folder) -> None:
-        self.read = folder.read
-
-
 def test_a_file_is_followed_from_where_it_was_left(tmp_path: Path) -> None:
     archive = local_archive(tmp_path, "r")
-    whole = RunArchive(OnlyBlobs(Folder(tmp_path / "r")), "r")  # type: ignore[arg-type]
-    assert archive.read_on("trace", attempt(A), 0) == whole.read_on("trace", attempt(A), 0) == b""
+    assert archive.read_on("trace", attempt(A), 0) == b""
     write = archive.recording(attempt(A))
     for line in ("one\n", "zwei é\n"):
         write(line)
-    for kind in (archive, whole):
-        assert kind.read_on("trace", attempt(A), 4) == "zwei é\n".encode()
-        assert kind.read_on("trace", attempt(A), 100) == b""
+    assert archive.read_on("trace", attempt(A), 4) == "zwei é\n".encode()
+    assert archive.read_on("trace", attempt(A), 100) == b""
 
 
 def test_what_was_taken_is_kept_by_task(archive: RunArchive) -> None:

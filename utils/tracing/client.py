@@ -67,7 +67,7 @@ class Client(Protocol):
         """Make the dataset if it is not there, and put these rows into it."""
 
     def put_optimization(self, row: Row) -> None:
-        """Create it; one that is there is replaced."""
+        """Create it; one that is there is replaced, or stays."""
 
     def set_status(self, optimization: str, status: str, error: Row | None) -> None:
         """How the optimization stands."""
@@ -141,7 +141,7 @@ class OpikClient:
             self._call(partial(put, dataset_name=name, project_name=self._project, batch_group_id=group, items=batch))
 
     def put_optimization(self, row: Row) -> None:
-        self._call(lambda: self._api.optimizations.create_optimization(**row))
+        self._create(lambda: self._api.optimizations.create_optimization(**row))
 
     def set_status(self, optimization: str, status: str, error: Row | None) -> None:
         extra: dict[str, Any] = {"error_info": error} if error else {}
@@ -149,7 +149,7 @@ class OpikClient:
         self._call(lambda: update(optimization, status=status, **extra))
 
     def put_experiment(self, row: Row) -> None:
-        self._call(lambda: self._api.experiments.create_experiment(**row))
+        self._create(lambda: self._api.experiments.create_experiment(**row))
 
     def finish(self, experiments: Sequence[str]) -> None:
         self._call(lambda: self._api.experiments.finish_experiments(ids=experiments))
@@ -174,6 +174,13 @@ class OpikClient:
         reply = self._call(lambda: self._http.request(method, f"{self._url}v1/private/{path}", json=body))
         if reply.status_code >= 300:
             raise _undelivered(path, reply.status_code, reply.text, reply.headers)
+
+    def _create(self, call: Callable[[], Any]) -> None:
+        try:
+            self._call(call)
+        except Undelivered as error:
+            if error.status != 409:  # it is there: releases differ in whether that is an error
+                raise
 
     def _call(self, call: Callable[[], Any]) -> Any:
         try:
