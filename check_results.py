@@ -111,7 +111,6 @@ def push(run_id: str | None, checkpoint_dir: str, items: str, *, is_modal: bool)
 
 def cli(argv: list[str]) -> int:
     """Run the command; the exit code. Every error is one line."""
-    gc.disable()  # what a look makes lives to its end: searching it for garbage would take a quarter of the time
     try:
         command = typer.main.get_command(command_line)
         refuse_missing_values(argv, [param.opts[0] for param in command.params if not getattr(param, "is_flag", True)])
@@ -146,4 +145,5 @@ if "modal" in sys.modules:  # `modal run check_results.py` imports this file, an
 
 
 if __name__ == "__main__":
+    gc.disable()  # what a look makes lives to its end: searching it for garbage would take a quarter of the time
     sys.exit(cli(sys.argv[1:]))
