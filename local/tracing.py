@@ -14,7 +14,7 @@ from local.runner import Watcher
 from utils.archive import Attempt, RunArchive, TaskState
 from utils.records import Progress, TaskResult, TaskSpec
 from utils.tracing.delivery import read_traced
-from utils.tracing.exporter import Exporter, default_items, parse_items
+from utils.tracing.exporter import QUIET_S, Exporter, default_items, parse_items
 from utils.tracing.target import decide
 
 CLOSE_S = 10.0  # that a finished run waits for what is left to be sent
@@ -31,7 +31,7 @@ def begin(launch: Launch, settings: Settings, console: Console) -> Exporter | No
         return None
     _, likely, _ = launch.estimate.task_calls
     items = parse_items(settings.trace_items) if settings.trace_items else default_items(round(likely))
-    return Exporter(decision.target, launch.archive, launch.plan.created, items=items)
+    return Exporter(decision.target, launch.archive, launch.plan.created, items=items, quiet_s=QUIET_S)
 
 
 @dataclass

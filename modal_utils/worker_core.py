@@ -37,7 +37,7 @@ from utils.archive import Attempt, RunArchive
 from utils.errors import ErrorKind, MissingKey, UsageError
 from utils.metrics.registry import find_metric
 from utils.records import Failure, Split, Status, StopReason, TaskResult, TaskSpec
-from utils.tracing.exporter import Exporter
+from utils.tracing.exporter import QUIET_S, Exporter
 from utils.tracing.rows import Sampling
 from utils.tracing.target import decide
 
@@ -279,7 +279,7 @@ def _traced(
     if decision is None or decision.target is None:
         yield lambda result: None
         return
-    exporter = Exporter(decision.target, archive, order.created, items=order.trace_items)
+    exporter = Exporter(decision.target, archive, order.created, items=order.trace_items, quiet_s=QUIET_S)
     exporter.started(order.spec, now, earlier)
     patience_s = 0.0  # where the container has to go, the next attempt sends the rest
 

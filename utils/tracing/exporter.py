@@ -27,6 +27,7 @@ from utils.tracing.target import Target, optimization_link
 
 logger = logging.getLogger("utils.tracing")
 
+QUIET_S = 10.0  # in which a run has its cores for itself; of a shorter one everything is sent at its end
 LOOK_EVERY_S = 2.0  # at the files of tasks that run
 PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # after so many failures in a row; the last one from then on
 CLOSING_PAUSE_S = 0.5  # the same while a run waits for its end
@@ -104,6 +105,7 @@ class Box:
     notes: SimpleQueue[Started | Finished | None] = field(default_factory=SimpleQueue)  # None: close
     followed: set[str] = field(default_factory=set)  # tasks that the owner spoke of
     deadline: float = math.inf  # set by `close`; nothing is tried after it
+    closing: threading.Event = field(default_factory=threading.Event)
     links: dict[str, str] = field(default_factory=dict)  # by task, from here on written by the thread
     sent: dict[str, int] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
@@ -118,7 +120,8 @@ class Box:
 class Exporter:
     """Sends the traces of tasks while they run. Made by whoever starts them; every method returns at once but `close`.
 
-    `created` is the plan's. `connect` makes the client, in the thread: importing opik takes a second.
+    `created` is the plan's. `connect` makes the client, in the thread. Importing opik takes a second of a core, so
+    nothing is done in the first `quiet_s` seconds, in which the workers of a run start, unless it is closed before.
     """
 
     def __init__(
@@ -129,6 +132,7 @@ class Exporter:
         *,
         items: Sampling | None = None,
         connect: Callable[[Target], Client] = OpikClient,
+        quiet_s: float = 0.0,
         look_every_s: float = LOOK_EVERY_S,
         pauses_s: Sequence[float] = PAUSES_S,
         wall: Callable[[], float] = time.time,
@@ -137,7 +141,7 @@ class Exporter:
         self._box = Box()
         self._clock = clock
         sender = Sender(target, archive, created_ms(created), items or Sampling(), connect, wall)
-        work = Loop(self._box, sender, look_every_s, pauses_s, clock)
+        work = Loop(self._box, sender, look_every_s, pauses_s, clock, clock() + quiet_s)
         self._thread = threading.Thread(target=work.run, name="traces", daemon=True)
         self._thread.start()
 
@@ -163,6 +167,7 @@ class Exporter:
     def close(self, deadline_s: float) -> Left:
         """Send what is left, for at most so long. Tasks that have no result by now count as stopped."""
         self._box.deadline = self._clock() + deadline_s
+        self._box.closing.set()
         self._box.notes.put(None)
         self._thread.join(deadline_s)
         if self._thread.is_alive():
@@ -179,6 +184,7 @@ class Loop:
     look_every_s: float
     pauses_s: Sequence[float]
     clock: Callable[[], float]
+    begins: float = 0.0  # nothing is sent earlier, unless it is closed
     _open: dict[str, Delivery] = field(default_factory=dict)  # what is still to be sent
     _attempts: dict[str, dict[Attempt, None]] = field(default_factory=dict)  # by task, in order
     _failures: int = 0  # in a row
@@ -189,6 +195,7 @@ class Loop:
 
     def run(self) -> None:
         try:
+            self.box.closing.wait(max(0.0, self.begins - self.clock()))
             while not self._is_over:
                 self._read_notes()
                 self._advance()

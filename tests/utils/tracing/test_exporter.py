@@ -80,6 +80,17 @@ def test_counts_are_those_of_the_run_s_own_records(
     assert all("finished_at" in row for row in server.rows("experiments"))
 
 
+def test_nothing_is_sent_while_a_run_begins_and_everything_when_it_is_over(one: Run, server: OpikServer) -> None:
+    (spec,) = one.plan.tasks
+    thread = exporting(one, server, quiet_s=60.0)
+    thread.started(spec, last_attempt(one, spec), ())
+    thread.finished(spec, results(one)[spec.task_id])
+    time.sleep(0.3)
+    assert server.state.requests == []
+    assert thread.close(20.0).left == 0
+    assert_complete(one, server)
+
+
 def test_a_second_push_sends_nothing(one: Run, server: OpikServer) -> None:
     pushed(one, server)
     before = len(server.state.requests)
