@@ -349,7 +349,7 @@ def test_what_was_recorded_before_a_kill_arrives_once_by_a_push_and_by_a_resume(
         until(lambda: answered() >= 30 and bool(workers(tmp_path)))
         os.kill(workers(tmp_path)[0], signal.SIGKILL)
         goal = answered() + 30
-        until(lambda: answered() >= goal and len(server.rows("traces")) > 20)
+        until(lambda: answered() >= goal)
         process.kill()
         out, err = process.communicate(timeout=20)
         assert "its worker died" in out

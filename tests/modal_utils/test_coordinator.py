@@ -222,7 +222,7 @@ def test_a_client_killed_half_way_is_resumed_and_every_task_runs_once(deployed: 
 
 
 def test_a_call_that_no_client_wrote_down_is_left_alone_while_it_runs(deployed: Cloud) -> None:
-    words = [*SMALL, *seeds(1), *lasting(0.6), "--max-in-flight", "1"]
+    words = [*SMALL, *seeds(1), *lasting(1.2), "--max-in-flight", "1"]
     deployed.submit(*words, "--run-id", "unknown")
     deployed.run("run_benchmark.py", "--modal", "--cancel-run-id", "unknown")
     until(lambda: not deployed.open_inputs)
