@@ -589,7 +589,7 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
     except Drained as stop:
         logger.info("stopped: %s", stop)
         return None
-    except Exception as error:
+    except Exception as error:  # the one place where whatever went wrong becomes a failed result
         logger.exception("the task failed")
         result = _failed(spec, error, door)
     place.archive.save_result(place.attempt, result)

@@ -109,6 +109,7 @@ def push_run(checkpoint_dir: str, run_id: str, items: str) -> int:
     console = _console()
     venue = LocalVenue(checkpoint_dir)
     archive = open_run(venue, run_id, "--run-id")
+    chosen = parse_items(items)
     decision = decide(True, os.environ)
     assert decision.target is not None, "demanded, so it is there or an error"
     console.print(decision.line, style="dim", markup=False, highlight=False, soft_wrap=True)
@@ -118,7 +119,7 @@ def push_run(checkpoint_dir: str, run_id: str, items: str) -> int:
             archive,
             archive.load_plan(),
             decision.target,
-            items=parse_items(items),
+            items=chosen,
             tell=lambda done, total: bar.update(task, completed=done, total=total),
         )
     console.print(left.line(run_id, venue.flags), markup=False, highlight=False, soft_wrap=True)

@@ -27,7 +27,7 @@ from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.errors import ErrorKind, UsageError
 from utils.llm.cache import AnswerStore
 from utils.llm.connect import provider_of
-from utils.records import Failure, Progress, Status, StopReason, TaskResult, TaskSpec
+from utils.records import Failure, Progress, Status, TaskResult, TaskSpec
 
 TICK_S = 0.1
 PATIENCE_S = 10.0  # for workers of an earlier parent to notice that it is gone
@@ -228,7 +228,7 @@ class Runner:
         worker.pipe.close()
         # what a dead worker had set aside may have been paid: count it as paid, so that the limit holds
         self.purse.settle(worker.reserved_usd, worker.reserved_usd)
-        result = self._result(worker.attempt)
+        result = self.archive.result_of(worker.attempt)
         if result is None and worker.doomed:
             result = self._fail(worker.spec, worker.attempt, worker.doomed)
         if result is not None:
@@ -239,14 +239,6 @@ class Runner:
             self._restart(worker)
         else:
             self.watcher.lost(worker.spec, "resumable")
-
-    def _result(self, attempt: Attempt) -> TaskResult | None:
-        for status in (Status.COMPLETED, Status.FAILED):
-            try:
-                return self.archive.load_result(f"{attempt}.{status.value}.json")
-            except FileNotFoundError:
-                continue
-        return None
 
     def _restart(self, worker: Worker) -> None:
         status = f"exit status {worker.process.exitcode}"
@@ -263,9 +255,7 @@ class Runner:
         self.watcher.finished(worker.spec, self._fail(worker.spec, worker.attempt, failure))
 
     def _fail(self, spec: TaskSpec, attempt: Attempt, failure: Failure) -> TaskResult:
-        result = TaskResult(spec.task_id, Status.FAILED, StopReason.ERROR, 0.0, spec.is_simulated, error=failure)
-        self.archive.save_result(attempt, result)
-        return result
+        return self.archive.save_result(attempt, TaskResult.of_failure(spec, failure))
 
     # ------------------------------------------------------------------ endings
 

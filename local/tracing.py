@@ -14,7 +14,7 @@ from local.runner import Watcher
 from utils.archive import Attempt, RunArchive, TaskState
 from utils.records import Progress, TaskResult, TaskSpec
 from utils.tracing.delivery import read_traced
-from utils.tracing.exporter import QUIET_S, Exporter, default_items, parse_items
+from utils.tracing.exporter import QUIET_S, Exporter, chosen_items
 from utils.tracing.target import decide
 
 CLOSE_S = 10.0  # that a finished run waits for what is left to be sent
@@ -29,8 +29,7 @@ def begin(launch: Launch, settings: Settings, console: Console) -> Exporter | No
     console.print(decision.line, style="dim", markup=False, highlight=False, soft_wrap=True)
     if decision.target is None:
         return None
-    _, likely, _ = launch.estimate.task_calls
-    items = parse_items(settings.trace_items) if settings.trace_items else default_items(round(likely))
+    items = chosen_items(settings.trace_items, launch.estimate.task_calls[1])
     return Exporter(decision.target, launch.archive, launch.plan.created, items=items, quiet_s=QUIET_S)
 
 

@@ -48,7 +48,7 @@ from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.errors import UsageError
 from utils.records import TaskSpec
 from utils.serialization import decode, encode
-from utils.tracing.exporter import default_items, parse_items, prepare
+from utils.tracing.exporter import chosen_items, prepare
 from utils.tracing.rows import Sampling
 from utils.tracing.target import Target, decide
 
@@ -74,9 +74,9 @@ COMPLETED, INTERRUPTED = 0, 130  # exit codes
 class ModalVenue:
     """The deployed app and its volume. Raises UsageError, with the command that mends it, for whatever is not there."""
 
-    flags: str = " --modal"
+    flags = " --modal"
+
     _answers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _target: Target | None = None  # of traces
 
     # ------------------------------------------------------------------ what the planning asks
 
@@ -156,7 +156,8 @@ class ModalVenue:
                 markup=False,
                 highlight=False,
             )
-        trace_items = self._trace_items(launch, settings, answer, console)
+        target = self._target_of_traces(settings, answer, console)
+        trace_items = chosen_items(settings.trace_items, launch.estimate.task_calls[1]) if target else None
         with explained():
             archive = launch.archive
             if launch.added is not None:
@@ -165,8 +166,9 @@ class ModalVenue:
                 archive.save_splits(spec, splits)
             submission = archive.submit(launch.kind, launch.tasks, _now())
             pool = self._pool(settings, f"{run_id}.{submission.number}")
-            if trace_items is not None:
-                save_links(archive, submission.number, self._prepare_traces(launch))
+            if target:  # their datasets are made here, once, before any container needs them
+                links = prepare(archive, replace(launch.plan, tasks=launch.tasks), target)
+                save_links(archive, submission.number, links)
             begun = self._begun_meanwhile(archive, launch, submission.number)
             orders = [
                 order
@@ -217,10 +219,8 @@ class ModalVenue:
         )
         return COMPLETED
 
-    def _trace_items(
-        self, launch: Launch, settings: Settings, answer: Mapping[str, Any], console: Console
-    ) -> Sampling | None:
-        """What is traced of each task; None where nothing is, and a line that says why. Raises UsageError."""
+    def _target_of_traces(self, settings: Settings, answer: Mapping[str, Any], console: Console) -> Target | None:
+        """Where traces go; None where they go nowhere, and a line that says why. Raises UsageError."""
         decision = decide(settings.tracing, os.environ)
         line = decision.line if decision.target is None or answer["is_traced"] else f"{answer['tracing']}, on Modal"
         if settings.tracing and not answer["is_traced"]:
@@ -228,16 +228,7 @@ class ModalVenue:
                 f"--tracing cannot be kept: {line}; {_create(OPIK_SECRET, 'OPIK_API_KEY and OPIK_WORKSPACE')}"
             )
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
-        if decision.target is None or not answer["is_traced"]:
-            return None
-        self._target = decision.target
-        _, likely, _ = launch.estimate.task_calls
-        return parse_items(settings.trace_items) if settings.trace_items else default_items(round(likely))
-
-    def _prepare_traces(self, launch: Launch) -> dict[str, str]:
-        """Make the datasets of the tasks in Opik, once, before any container needs them; links to the tasks."""
-        assert self._target is not None, "traces are sent"
-        return prepare(launch.archive, replace(launch.plan, tasks=launch.tasks), self._target)
+        return decision.target if answer["is_traced"] else None
 
     def _pool(self, settings: Settings, name: str) -> modal.Function[..., Any, Any]:
         """The function, as a variant with containers of its own: a name that no other has makes it one."""
@@ -306,7 +297,7 @@ class ModalVenue:
                     self._answers[asked] = call.get(timeout=PREFLIGHT_S)
                 except modal.exception.AuthError:
                     raise
-                except Exception as error:
+                except Exception as error:  # of whatever kind the worker raised, on its own side, or no answer
                     reason = " ".join(str(error).split()) or f"no answer after {PREFLIGHT_S:.0f} s"
                     raise UsageError(
                         f"the deployed worker does not start: {type(error).__name__}: {reason[:300]}; mend it and"

@@ -75,7 +75,7 @@ class Mounted(Folder):
             appended = dict(self._appended)
             try:
                 self.commit()
-            except BaseException:
+            except BaseException:  # a commit may be interrupted by Modal's signals too
                 self.is_dirty = True
                 raise
             self._published = appended
@@ -204,7 +204,8 @@ def load_summary(archive: RunArchive) -> dict[str, Row]:
     return rows
 
 
-def save_result_to_volume(archive: RunArchive, attempt: Attempt, result: TaskResult, blobs: Mounted) -> None:
-    """Write a finished attempt down and publish it with everything before it."""
+def save_result_to_volume(archive: RunArchive, attempt: Attempt, result: TaskResult, blobs: Mounted) -> TaskResult:
+    """Write a finished attempt down, publish it with everything before it, and give it back."""
     archive.save_result(attempt, result)
     blobs.publish()
+    return result

@@ -36,7 +36,7 @@ from modal_utils.storage import Mounted, Started, save_result_to_volume, save_st
 from utils.archive import Attempt, RunArchive
 from utils.errors import ErrorKind, MissingKey, UsageError
 from utils.metrics.registry import find_metric
-from utils.records import Failure, Split, Status, StopReason, TaskResult, TaskSpec
+from utils.records import Failure, Split, TaskResult, TaskSpec
 from utils.tracing.exporter import QUIET_S, Exporter
 from utils.tracing.rows import Sampling
 from utils.tracing.target import decide
@@ -75,7 +75,7 @@ def run_optimization_task(
     blobs.reload()
     before = _attempts_of(archive, order, call)
     for earlier in before:
-        if result := _result_of(archive, earlier):
+        if result := archive.result_of(earlier):
             return _summary(result)
     now = Attempt(order.spec.task_id, order.submission, _name(call, len(before) + 1))
     save_started(archive, now, Started(call, container, datetime.now(UTC).isoformat(timespec="seconds")))
@@ -86,7 +86,11 @@ def run_optimization_task(
     barren = _barren(archive, before)
     if barren > DEFAULTS.restarts:
         text = f"its container was lost {barren} times without one new answer; see its log"
-        return _summary(_fail(archive, blobs, now, order.spec, Failure(ErrorKind.CRASH, text)))
+        return _summary(
+            save_result_to_volume(
+                archive, now, TaskResult.of_failure(order.spec, Failure(ErrorKind.CRASH, text)), blobs
+            )
+        )
     earlier_ones = (*order.earlier, *before)
     with (
         _logged(blobs.root / f"logs/optimization_{now}.log", order.log_level),
@@ -128,7 +132,7 @@ def _watch(
                 draining.set()
                 work.done.wait(GRACE_S)
                 break
-    except BaseException as reason:
+    except BaseException as reason:  # preempted, cancelled, or out of Modal's time: none of them is an Exception
         logger.warning("the container must go: %s", type(reason).__name__)
         draining.set()
         work.done.wait(GRACE_S)
@@ -137,7 +141,9 @@ def _watch(
     result = work.outcome()
     if result is None:
         text = f"not done after {order.task_timeout_s:g} s; raise --task-timeout and retry"
-        return _fail(archive, blobs, now, order.spec, Failure(ErrorKind.TIMEOUT, text))
+        return save_result_to_volume(
+            archive, now, TaskResult.of_failure(order.spec, Failure(ErrorKind.TIMEOUT, text)), blobs
+        )
     blobs.publish()
     return result
 
@@ -156,7 +162,7 @@ class Work(threading.Thread):
     def run(self) -> None:
         try:
             self._result = attempt(self._spec, self._place)
-        except BaseException as error:
+        except BaseException as error:  # a thread has nobody above it: the main thread raises it again
             self._error = error
         finally:
             self.done.set()
@@ -223,15 +229,6 @@ def _attempts_of(archive: RunArchive, order: Order, call: str) -> list[Attempt]:
     return found
 
 
-def _result_of(archive: RunArchive, attempt: Attempt) -> TaskResult | None:
-    for status in (Status.COMPLETED, Status.FAILED):
-        try:
-            return archive.load_result(f"{attempt}.{status.value}.json")
-        except FileNotFoundError:
-            continue
-    return None
-
-
 def _is_superseded(archive: RunArchive, order: Order) -> bool:
     """True where a later dispatch has the task, or a cancellation took it away."""
     return any(order.spec.task_id in submission.task_ids for submission in archive.submissions(after=order.submission))
@@ -248,12 +245,6 @@ def _barren(archive: RunArchive, before: list[Attempt]) -> int:
 
 
 # --------------------------------------------------------------------------- what is written
-
-
-def _fail(archive: RunArchive, blobs: Mounted, now: Attempt, spec: TaskSpec, failure: Failure) -> TaskResult:
-    result = TaskResult(spec.task_id, Status.FAILED, StopReason.ERROR, 0.0, spec.is_simulated, error=failure)
-    save_result_to_volume(archive, now, result, blobs)
-    return result
 
 
 def _summary(result: TaskResult) -> dict[str, Any]:

@@ -252,17 +252,27 @@ class RunArchive:
         except FileNotFoundError:
             return b""
 
-    def save_result(self, attempt: Attempt, result: TaskResult) -> None:
-        """Write a finished attempt down, once; its bulk first, and apart, so that status reads little."""
+    def save_result(self, attempt: Attempt, result: TaskResult) -> TaskResult:
+        """Write a finished attempt down, once, and give it back; its bulk first, and apart: status reads little."""
         if result.steps or result.items:
             self.blobs.write(f"details/{attempt}.json", _text(result))
         self.blobs.write(
             f"results/{attempt}.{result.status.value}.json", _text(replace(result, steps=(), items={}, reported={}))
         )
+        return result
 
     def load_result(self, name: str) -> TaskResult:
         """The result in a file that `states` named, without its bulk."""
         return loads(TaskResult, self.blobs.read(f"results/{name}"))
+
+    def result_of(self, attempt: Attempt) -> TaskResult | None:
+        """What came of an attempt; None if nothing did (yet)."""
+        for status in (Status.COMPLETED, Status.FAILED):
+            try:
+                return self.load_result(f"{attempt}.{status.value}.json")
+            except FileNotFoundError:
+                continue
+        return None
 
     def read_results(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Many results in their encoded form, by name: for a look at thousands of them."""

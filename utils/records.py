@@ -456,6 +456,11 @@ class TaskResult:
     reported: Mapping[str, Any] = field(default_factory=dict)  # what the optimizer itself has to tell
     error: Failure | None = None
 
+    @classmethod
+    def of_failure(cls, spec: TaskSpec, failure: Failure) -> TaskResult:
+        """Of an attempt that came to nothing, written by whoever looked after it."""
+        return cls(spec.task_id, Status.FAILED, StopReason.ERROR, 0.0, spec.is_simulated, error=failure)
+
 
 def _bare(value: Any) -> str:
     if isinstance(value, str) and (len(value) > LONGEST_LABEL or "\n" in value):  # the text of a file

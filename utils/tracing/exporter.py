@@ -68,6 +68,11 @@ def parse_items(text: str) -> Sampling:
     raise UsageError(f"--trace-items {text!r} is not known; give all, failures, or a number of examples a candidate")
 
 
+def chosen_items(text: str, examples: float) -> Sampling:
+    """What is sent of a run of about so many scored examples: what was asked for, else all, or of many a few each."""
+    return parse_items(text) if text else default_items(round(examples))
+
+
 def default_items(examples: int) -> Sampling:
     """What is sent of a run of so many scored examples where nothing is said: all, or of many a few a candidate."""
     return Sampling() if examples <= ITEMS_ALL else Sampling(most=ITEMS_OF_MANY)
