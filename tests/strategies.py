@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from utils.errors import ErrorKind
@@ -45,9 +44,6 @@ from utils.records import (
     TokenLogprob,
     Usage,
 )
-
-settings.register_profile("shared", settings(deadline=None))  # a busy machine is no failure
-settings.load_profile("shared")
 
 TRICKY = [
     "",
