@@ -12,7 +12,9 @@ It speaks POST .../chat/completions, .../embeddings, .../models, Anthropic's /v1
 /api/chat; GET /stats, GET /answered and POST /reset are its own. Standard library only; HTTP/1.1 with keep-alive over
 asyncio streams, because a fault such as half an answer needs the bare socket.
 
-Faults are drawn from (seed, body, how often this body came), so they are the same whatever the order of requests.
+Faults are drawn from (seed, body, how often this body came), so they are the same whatever the order of requests;
+lasting ones from (seed, body) alone: asking again does not help. Within `held()` no answer is written, so a test can
+bring a client into the state that it needs.
 
 What "answered" means: a whole 200 answer was written to a connection that the client had not closed. The client may die
 before it reads those bytes; a provider bills that too. `abandoned` counts requests whose client was gone before the
@@ -79,7 +81,7 @@ ERRORS: Mapping[str, tuple[int, str, str, str]] = {  # fault -> status, type, co
     ),
 }
 BODIES = ("malformed", "truncated", "hang", "drop")  # faults of the transport: the bytes of an answer are wrong
-SHAPES = ("filtered", "null", "empty", "length", "no_usage", "no_choices")  # whole answers, of an unusual shape
+SHAPES = ("filtered", "null", "empty", "length", "cut", "no_usage", "no_choices")  # whole answers, of an unusual shape
 FAULTS = (*ERRORS, *BODIES, *SHAPES)
 
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
@@ -93,6 +95,7 @@ class Settings:
     answer: Answer = "const:The answer is 4."  # const:TEXT, pick:A,B,C (by the body's hash), echo, counter
     faults: Mapping[str, float] = field(default_factory=dict)
     fault_tries: int = sys.maxsize  # faults strike only the first so many tries of a body
+    lasting: Mapping[str, float] = field(default_factory=dict)  # faults that strike a body each time it comes
     latency_s: tuple[float, float] = (0.0, 0.0)  # uniform
     retry_after_s: float | None = 1.0  # None: no such header
     retry_after_form: str = "seconds"  # seconds, ms, date
@@ -103,7 +106,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if strange := sorted(set(self.faults) - set(FAULTS)):
+        if strange := sorted({*self.faults, *self.lasting} - set(FAULTS)):
             raise ValueError(f"unknown faults {strange}; known: {', '.join(FAULTS)}")
 
 
@@ -119,6 +122,8 @@ class Ledger:
     requests: int = 0
     abandoned: int = 0
     early_retries: int = 0  # a body that came again before its Retry-After ran out
+    pause: tuple[float, float] = (-math.inf, -math.inf)  # the second half of the latest Retry-After that was sent
+    early_sends: int = 0  # requests that came in it: none of these can have been on its way when the first was refused
     in_flight: int = 0
     max_in_flight: int = 0
     connections: int = 0
@@ -135,6 +140,7 @@ class Ledger:
             "answered_twice": {body: count for body, count in self.answered.items() if count > 1},
             "abandoned": self.abandoned,
             "early_retries": self.early_retries,
+            "early_sends": self.early_sends,
             "in_flight": self.in_flight,
             "max_in_flight": self.max_in_flight,
             "connections": self.connections,
@@ -165,6 +171,7 @@ class App:
         self.counter = 0  # of answers, over resets: no two answers of one process are alike
         self.seen: list[tuple[str, Json, Mapping[str, str]]] = []  # path, body, headers
         self.keep_seen = False
+        self.is_held = False  # no answer is written; set from any thread
 
     def reset(self) -> None:
         """A fresh ledger; what is in flight stays in flight."""
@@ -223,8 +230,9 @@ class App:
         ledger.tries[digest] += 1
         if time.monotonic() < ledger.barred.pop(digest, -math.inf):
             ledger.early_retries += 1
+        ledger.early_sends += ledger.pause[0] <= time.monotonic() < ledger.pause[1]
         rng = random.Random(f"{self.settings.seed}|{digest}|{attempt}")
-        fault = self.draw(rng, attempt)
+        fault = self.draw(rng, digest, attempt)
         if self.settings.key and key_of(asked) != self.settings.key:
             fault = "auth"
         latency = rng.uniform(*self.settings.latency_s)
@@ -233,6 +241,8 @@ class App:
             latency = self.settings.hang_s
         if latency > 0 and fault not in ("rate_limit", "quota", "auth"):
             await until_closed(reader, latency)
+        while self.is_held and not reader.at_eof():
+            await asyncio.sleep(0.005)
         if reader.at_eof() or writer.is_closing():
             ledger.abandoned += 1
             return False
@@ -246,8 +256,12 @@ class App:
         ledger.statuses["200"] += 1
         return True
 
-    def draw(self, rng: random.Random, attempt: int) -> str:
+    def draw(self, rng: random.Random, digest: str, attempt: int) -> str:
         """The fault that strikes this try, or an empty string."""
+        lasting = random.Random(f"{self.settings.seed}|{digest}|lasting")
+        for name, chance in self.settings.lasting.items():
+            if lasting.random() < chance:
+                return name
         for name, chance in self.settings.faults.items():
             if rng.random() < chance and attempt < self.settings.fault_tries:
                 return name
@@ -260,7 +274,9 @@ class App:
         wait_s = self.settings.retry_after_s
         if fault in ("rate_limit", "overloaded") and wait_s is not None:
             headers = retry_after(wait_s, self.settings.retry_after_form)
-            self.ledger.barred[digest] = time.monotonic() + wait_s
+            now = time.monotonic()
+            self.ledger.barred[digest] = now + wait_s
+            self.ledger.pause = max(self.ledger.pause, (now + wait_s / 2, now + wait_s), key=lambda pause: pause[1])
         # Real providers repeat the refused key in their message; a client that shows it leaks it.
         message = message.replace("{key}", key_of(asked))
         error = {"message": message, "type": kind, "param": None, "code": code}
@@ -288,6 +304,8 @@ class App:
             text, finish = None, "content_filter" if fault == "filtered" else "stop"
         if fault in ("empty", "length"):
             text, finish = "", "length" if fault == "length" else "stop"
+        if fault == "cut":
+            text, finish = (text or "")[: len(text or "") // 2], "length"
         tokens_out = self.settings.tokens_out or len((text or "").split()) + self.settings.reasoning_tokens
         self.ledger.tokens_in += tokens_in
         self.ledger.tokens_out += tokens_out
@@ -532,6 +550,15 @@ class OpenAIServer:
     def headers(self) -> list[Mapping[str, str]]:
         """The headers that came, in order; names in lower case."""
         return [headers for _, _, headers in self.app.seen]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No answer is written as long as this lasts; those whose client is gone by then are never written."""
+        self.app.is_held = True
+        try:
+            yield
+        finally:
+            self.app.is_held = False
 
     def stats(self) -> Json:
         return stats(self.root)

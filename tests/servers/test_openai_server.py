@@ -12,11 +12,13 @@ import textwrap
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.servers.openai_server import FAULTS, OpenAIServer, Settings, reset, spawned, stats
+from tests.waiting import until
 
 
 def post(url: str, text: str = "hello", **extra: Any) -> dict[str, Any]:
@@ -103,6 +105,22 @@ def test_a_client_killed_while_it_waits_was_not_answered() -> None:
         ledger = server.stats()
         assert (ledger["requests"], ledger["answered"], ledger["abandoned"]) == (1, 0, 1)
         assert said(post(server.url))
+
+
+def test_a_held_server_answers_nobody_until_it_is_let_go() -> None:
+    with OpenAIServer() as server, ThreadPoolExecutor(1) as client:
+        with server.held():
+            waiting = client.submit(post, server.url)
+            until(lambda: server.app.ledger.in_flight, "no request came")
+            assert server.app.ledger.answered.total() == 0
+        assert said(waiting.result())
+
+
+def test_a_lasting_fault_strikes_the_same_questions_each_time() -> None:
+    with OpenAIServer(lasting={"cut": 0.5}, answer="const:one two three four") as server:
+        rounds = [[said(post(server.url, str(i))) for i in range(20)] for _ in range(2)]
+    assert rounds[0] == rounds[1]
+    assert set(rounds[0]) == {"one two three four", "one two t"}
 
 
 def test_half_a_request_does_no_harm() -> None:
