@@ -4,8 +4,9 @@ A dispatch, in this order, so that a client may die anywhere in it:
 
     preflight       the deployed code answers: what it is, and what it lacks
     plan, rows      written once
-    submission      the tasks of this dispatch; from here on calls of earlier dispatches leave them alone
-    started files   what an unrecorded call of an earlier dispatch began meanwhile is left to it
+    submission      the tasks of this dispatch, under a number of its own; from here on calls of earlier dispatches
+                    leave them alone
+    a look back     what a later dispatch has taken, and what a call of an earlier one began meanwhile, is left to it
     calls           64 on their way at a time, their ids written down every few hundred
 
 Only then the client may leave. The pool of containers belongs to the dispatch: its limit touches no other run.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -130,7 +132,9 @@ class ModalVenue:
         with explained():
             calls = _last_calls(archive, left, states)
             alive = asyncio.run(find_alive(list(calls.values())))
-        return tuple(task for task in left if calls.get(task.task_id) not in alive)
+            # read after the calls were asked: one that ended in between has written its result by now
+            now = archive.states(left)
+        return tuple(task for task in left if calls.get(task.task_id) not in alive and not _is_final(now, task))
 
     # ------------------------------------------------------------------ dispatch
 
@@ -164,17 +168,13 @@ class ModalVenue:
                 archive.save_plan(launch.added)
             for spec, splits in launch.splits:
                 archive.save_splits(spec, splits)
-            submission = archive.submit(launch.kind, launch.tasks, _now())
+            submission = archive.submit(launch.kind, launch.tasks, _now(), secrets.token_hex(4))
             pool = self._pool(settings, f"{run_id}.{submission.number}")
             if target:  # their datasets are made here, once, before any container needs them
                 links = prepare(archive, replace(launch.plan, tasks=launch.tasks), target)
                 save_links(archive, submission.number, links)
-            begun = self._begun_meanwhile(archive, launch, submission.number)
-            orders = [
-                order
-                for order in _orders(launch, settings, submission.number, trace_items)
-                if order.spec.task_id not in begun
-            ]
+            states, left = self._look_back(archive, launch, submission.number)
+            orders = list(_orders(replace(launch, tasks=left, states=states), settings, submission.number, trace_items))
             recorder = Recorder(archive, submission.number, pool.object_id, console, len(orders))
             try:
                 asyncio.run(spawn_all(pool, orders, recorder))
@@ -209,7 +209,7 @@ class ModalVenue:
             if not left:
                 console.print(f"run {archive.run_id}: nothing to cancel, every task is final", highlight=False)
                 return COMPLETED
-            archive.submit(Kind.CANCEL, left, _now())
+            archive.submit(Kind.CANCEL, left, _now(), secrets.token_hex(4))
             cancelled = asyncio.run(_cancel(list(_last_calls(archive, left, states).values())))
         console.print(
             f"run {archive.run_id}: {len(left):,} tasks cancelled, {cancelled:,} of their calls were still alive\n"
@@ -254,27 +254,30 @@ class ModalVenue:
             found.append(secret)
         return found
 
-    def _begun_meanwhile(self, archive: RunArchive, launch: Launch, submission: int) -> set[str]:
-        """The tasks that calls of earlier dispatches began after we looked, and before they could see this one."""
-        if launch.kind is Kind.NEW:
-            return set()
-        states = archive.states(launch.tasks)
+    def _look_back(
+        self, archive: RunArchive, launch: Launch, submission: int
+    ) -> tuple[Mapping[str, TaskState], tuple[TaskSpec, ...]]:
+        """The states of the tasks now, and those of them that are ours to do.
+
+        Not ours is what a later dispatch has, what calls of earlier ones began after we looked and before they could
+        see this one, and what has ended.
+        """
         waiting: dict[str, str] = {}
-        for task in launch.tasks:
-            known = set(launch.states.get(task.task_id, TaskState()).attempts)
-            late = [attempt for attempt in states[task.task_id].attempts if attempt not in known]
+        states = archive.states(launch.tasks) if submission > 1 else {}
+        for task_id, state in states.items():
+            known = set(launch.states.get(task_id, TaskState()).attempts)
+            late = [attempt for attempt in state.attempts if attempt not in known]
             if late:
-                waiting[task.task_id] = _started(archive, late[-1]).call
+                waiting[task_id] = _started(archive, late[-1]).call
         deadline = time.monotonic() + SETTLE_S
-        begun = set(waiting)
         while waiting and time.monotonic() < deadline:
             alive = asyncio.run(find_alive(list(waiting.values())))
-            for task_id, call in list(waiting.items()):
-                if call not in alive:
-                    del waiting[task_id]
-            time.sleep(0.2)
-        final = archive.states(launch.tasks)
-        return {task_id for task_id in begun if task_id in waiting or final[task_id].status.is_final}
+            waiting = {task_id: call for task_id, call in waiting.items() if call in alive}
+            time.sleep(0.2 if waiting else 0)
+        taken = {task_id for later in archive.submissions(after=submission) for task_id in later.task_ids}
+        states = archive.states(launch.tasks)
+        ours = (task for task in launch.tasks if task.task_id not in waiting and task.task_id not in taken)
+        return states, tuple(task for task in ours if not _is_final(states, task))
 
     # ------------------------------------------------------------------ preflight
 
@@ -449,6 +452,10 @@ def _last_calls(archive: RunArchive, tasks: Sequence[TaskSpec], states: Mapping[
         if call:
             found[task_id] = call
     return found
+
+
+def _is_final(states: Mapping[str, TaskState], task: TaskSpec) -> bool:
+    return states[task.task_id].status.is_final
 
 
 def _started(archive: RunArchive, attempt: Attempt) -> Started:

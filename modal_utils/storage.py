@@ -17,6 +17,7 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,12 @@ class Mounted(Folder):
     def write(self, name: str, content: bytes) -> None:
         super().write(name, content)
         self.is_dirty = True
+
+    def create(self, name: str, content: bytes) -> None:
+        """No link, as a folder makes: the container sees nobody else's writes, and its names are its own."""
+        if (self.root / name).exists() and self.read(name) != content:
+            raise FileExistsError(name)
+        self.write(name, content)
 
     def appender(self, name: str) -> Callable[[str], None]:
         path = self.root / name
@@ -100,13 +107,19 @@ class Remote:
         return self.read(name)[offset:]
 
     def write(self, name: str, content: bytes) -> None:
-        self.write_all({name: content})
+        with explained():
+            self._put(name, content, force=True)
 
-    def write_all(self, files: Mapping[str, bytes]) -> None:
-        """Several files in one exchange."""
-        with explained(), self._volume.batch_upload(force=True) as batch:
-            for name, content in files.items():
-                batch.put_file(io.BytesIO(content), f"/{self._folder}/{name}")
+    def create(self, name: str, content: bytes) -> None:
+        with suppress(FileExistsError), explained():
+            self._put(name, content, force=False)
+        # a look back: of two writers one is told, and one whose answer was lost on its way is told for nothing
+        if self.read(name) != content:
+            raise FileExistsError(name)
+
+    def _put(self, name: str, content: bytes, *, force: bool) -> None:
+        with self._volume.batch_upload(force=force) as batch:
+            batch.put_file(io.BytesIO(content), f"/{self._folder}/{name}")
 
     def appender(self, name: str) -> Callable[[str], None]:
         raise io.UnsupportedOperation(f"{name} cannot be appended to from outside: only its container does that")
@@ -149,7 +162,7 @@ class Started:
 
 def save_calls(archive: RunArchive, calls: Calls, chunk: int) -> None:
     """Write a part of a dispatch's calls down, once."""
-    archive.blobs.write(f"calls/{calls.submission}.{chunk:05d}.json", dumps(calls).encode())
+    archive.blobs.create(f"calls/{calls.submission}.{chunk:05d}.json", dumps(calls).encode())
 
 
 def load_calls(archive: RunArchive) -> list[Calls]:
@@ -166,7 +179,7 @@ def latest_calls(archive: RunArchive) -> dict[str, tuple[int, str]]:
 
 def save_links(archive: RunArchive, submission: int, links: Mapping[str, str]) -> None:
     """Keep where the traces of a dispatch's tasks are to be, by task."""
-    archive.blobs.write(f"links/{submission}.json", dumps(dict(links)).encode())
+    archive.blobs.create(f"links/{submission}.json", dumps(dict(links)).encode())
 
 
 def load_links(archive: RunArchive) -> dict[str, str]:
@@ -177,7 +190,7 @@ def load_links(archive: RunArchive) -> dict[str, str]:
 
 def save_started(archive: RunArchive, attempt: Attempt, started: Started) -> None:
     """Say that an attempt began, and which call it answers."""
-    archive.blobs.write(archive.started_name(attempt), dumps(started).encode())
+    archive.blobs.create(archive.started_name(attempt), dumps(started).encode())
 
 
 # --------------------------------------------------------------------------- a look at thousands of results

@@ -4,7 +4,8 @@ Modal runs an input again when its container is lost, and may run two calls of o
 call and its record. So a call
 
     looks whether it is done already, in an earlier container of its own
-    writes `started`, publishes it, and only then looks whether a later dispatch has taken its task away
+    writes `started`, publishes it, and only then looks whether a later dispatch has taken its task away, or another
+    call has brought it to an end
     runs the attempt, publishing the journal every few seconds
     writes the result and publishes it
 
@@ -83,6 +84,8 @@ def run_optimization_task(
     blobs.reload()
     if _is_superseded(archive, order):
         return {"task_id": order.spec.task_id, "state": "superseded"}
+    if result := _done_elsewhere(archive, order):
+        return _summary(result)
     barren = _barren(archive, before)
     if barren > DEFAULTS.restarts:
         text = f"its container was lost {barren} times without one new answer; see its log"
@@ -232,6 +235,14 @@ def _attempts_of(archive: RunArchive, order: Order, call: str) -> list[Attempt]:
 def _is_superseded(archive: RunArchive, order: Order) -> bool:
     """True where a later dispatch has the task, or a cancellation took it away."""
     return any(order.spec.task_id in submission.task_ids for submission in archive.submissions(after=order.submission))
+
+
+def _done_elsewhere(archive: RunArchive, order: Order) -> TaskResult | None:
+    """The final result that a call of an earlier dispatch has brought meanwhile. The first dispatch has no earlier."""
+    if order.submission == 1:
+        return None
+    state = archive.states([order.spec])[order.spec.task_id]
+    return archive.load_result(state.result) if state.status.is_final else None
 
 
 def _barren(archive: RunArchive, before: list[Attempt]) -> int:

@@ -22,8 +22,10 @@ import fcntl
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +52,9 @@ class Blobs(Protocol):
 
     def write(self, name: str, content: bytes) -> None:
         """Whole or not at all: a reader never sees a part."""
+
+    def create(self, name: str, content: bytes) -> None:
+        """The same for what is written once. Raises FileExistsError where something else stands there already."""
 
     def appender(self, name: str) -> Callable[[str], None]:
         """Writes text to the end of a file, through to the operating system; created if missing."""
@@ -81,6 +86,19 @@ class Folder:
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         aside.write_bytes(content)
         aside.replace(path)
+
+    def create(self, name: str, content: bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        aside.write_bytes(content)
+        try:
+            os.link(aside, path)  # unlike a rename it takes nobody's place
+        except FileExistsError:
+            if path.read_bytes() != content:
+                raise
+        finally:
+            aside.unlink()
 
     def appender(self, name: str) -> Callable[[str], None]:
         path = self.root / name
@@ -119,6 +137,7 @@ class Submission:
     kind: Kind
     created: str
     task_ids: tuple[str, ...]
+    mark: str = ""  # tells two of one moment apart, where several may dispatch
 
 
 @dataclass(frozen=True)
@@ -153,9 +172,15 @@ class RunArchive:
     # ------------------------------------------------------------------ the plan
 
     def save_plan(self, plan: RunPlan) -> None:
-        """Write the plan, or an extension of it, once."""
-        count = len(self._plans())
-        self.blobs.write("plan.json" if not count else f"plan.{count + 1}.json", _text(plan))
+        """Write the plan, or an extension of it, once. Raises UsageError where another command just did."""
+        number = len(self._plans()) + 1
+        try:
+            self.blobs.create("plan.json" if number == 1 else f"plan.{number}.json", _text(plan))
+        except FileExistsError:
+            raise UsageError(
+                f"run {self.run_id!r} was planned by another command in this moment; give yours again: it goes on with"
+                " what is left"
+            ) from None
 
     def exists(self) -> bool:
         """True once the plan is written."""
@@ -181,7 +206,8 @@ class RunArchive:
         """Keep the rows that a task uses, once."""
         name = _data_name(spec)
         if name.rpartition("/")[2] not in self.blobs.list("data"):
-            self.blobs.write(name, _text(splits))
+            with suppress(FileExistsError):  # whoever was first has set the rows of this run
+                self.blobs.create(name, _text(splits))
 
     def load_splits(self, spec: TaskSpec) -> Splits | None:
         """The rows kept for a task; None if there are none."""
@@ -194,22 +220,32 @@ class RunArchive:
 
     def submissions(self, *, after: int = 0) -> list[Submission]:
         """All dispatches, or those after a number, in order."""
-        numbers = sorted(int(name.split(".")[0]) for name in self.blobs.list("submissions"))
         return [
-            loads(Submission, self.blobs.read(f"submissions/{number}.json")) for number in numbers if number > after
+            loads(Submission, self.blobs.read(f"submissions/{number}.json"))
+            for number in self._dispatched()
+            if number > after
         ]
+
+    def _dispatched(self) -> list[int]:
+        return sorted(int(name.split(".")[0]) for name in self.blobs.list("submissions"))
 
     def retried_at(self) -> dict[str, int]:
         """The latest retry of each task that was retried: what failed before it is asked again."""
         retries = (submission for submission in self.submissions() if submission.kind is Kind.RETRY)
         return {task_id: submission.number for submission in retries for task_id in submission.task_ids}
 
-    def submit(self, kind: Kind, tasks: Iterable[TaskSpec], created: str) -> Submission:
-        """Write down that these tasks are dispatched now."""
-        number = len(self.blobs.list("submissions")) + 1
-        submission = Submission(number, kind, created, tuple(task.task_id for task in tasks))
-        self.blobs.write(f"submissions/{number}.json", _text(submission))
-        return submission
+    def submit(self, kind: Kind, tasks: Iterable[TaskSpec], created: str, mark: str = "") -> Submission:
+        """Write down that these tasks are dispatched now, under a number that no other dispatch has."""
+        task_ids = tuple(task.task_id for task in tasks)
+        number = max(self._dispatched(), default=0)
+        while True:
+            number += 1
+            submission = Submission(number, kind, created, task_ids, mark)
+            try:
+                self.blobs.create(f"submissions/{number}.json", _text(submission))
+            except FileExistsError:  # another dispatch took the number in this moment
+                continue
+            return submission
 
     def started_name(self, attempt: Attempt) -> str:
         """The file that says an attempt began."""

@@ -22,12 +22,14 @@ import pytest
 from modal_utils import coordinator
 from modal_utils.coordinator import FULL_S, patiently
 from modal_utils.deployment import DEPLOY
+from modal_utils.storage import Calls, load_calls, save_calls
 from tests.modal_utils.command import HIDDEN, ROOT, Cloud, checkout, client_of, cloud, outcomes, statuses, until
 from tests.servers.modal import running
 from tests.servers.openai_server import OpenAIServer
-from utils.archive import RunArchive
+from utils.archive import Attempt, Folder, Kind, RunArchive
 from utils.errors import UsageError
 from utils.journal import Entry, read_line
+from utils.records import Status, StopReason, TaskResult, TaskSpec
 
 GRID = ["--data", "sample", "--test-mode", "--demo-datasets", "gsm8k", "--optimizers", "no_op", "--yes", "--models"]
 SMALL = [*GRID, "sim/standard"]
@@ -296,6 +298,61 @@ def test_a_queue_that_stays_full_is_one_line_and_the_run_can_be_resumed(
     deployed.submit("--resume-run-id", "full")
     assert statuses(deployed.wait("full")) == {"completed": 4}
     assert was_run_once(deployed.archive("full"), 4)
+
+
+# --------------------------------------------------------------------------- two clients at once
+
+
+def test_two_dispatches_at_once_get_two_numbers_and_every_task_runs_once(deployed: Cloud) -> None:
+    """Both have counted the submissions before either writes its own."""
+    deployed.plane.faults([{"rpc": "FunctionMap", "status": "INTERNAL", "skip": 1, "times": 100}])
+    deployed.submit(*SMALL, *seeds(4), "--run-id", "twice", code=2)
+    deployed.plane.faults([{"rpc": "VolumePutFiles2", "gathers": 2, "times": 2}])
+    before = len(deployed.calls())
+    resume = ("run_benchmark.py", "--modal", "--resume-run-id", "twice")
+    clients = [deployed.start(*resume) for _ in range(2)]
+    said = [client.communicate(timeout=300) for client in clients]
+    assert [client.returncode for client in clients] == [0, 0], said
+    archive = deployed.archive("twice")
+    assert [submission.kind for submission in archive.submissions()] == ["new", "resume", "resume"]
+    assert statuses(deployed.wait("twice")) == {"completed": 4}
+    assert was_run_once(archive, 4)
+    made = {call["call"] for call in deployed.calls()[before:]}
+    recorded = {call for part in load_calls(archive) for call in part.ids.values()}
+    assert recorded == made, "a cancellation would find every call"
+
+
+def test_of_two_new_runs_of_one_name_one_is_planned_and_the_other_told_to_come_again(deployed: Cloud) -> None:
+    deployed.plane.faults([{"rpc": "VolumePutFiles2", "gathers": 2, "times": 2}])
+    clients = [
+        deployed.start("run_benchmark.py", "--modal", *SMALL, *seeds(count), "--run-id", "namesakes")
+        for count in (1, 2)
+    ]
+    said = [client.communicate(timeout=300) for client in clients]
+    assert sorted(client.returncode for client in clients) == [0, 2], said
+    (refused,) = (err for client, (_, err) in zip(clients, said, strict=True) if client.returncode == 2)
+    assert "was planned by another command in this moment; give yours again" in refused
+    assert "run namesakes" in deployed.submit(*SMALL, *seeds(2), "--run-id", "namesakes")
+    assert statuses(deployed.wait("namesakes")) == {"completed": 2}
+    assert was_run_once(deployed.archive("namesakes"), 2)
+
+
+def test_a_task_that_ends_while_its_call_is_asked_for_is_not_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [TaskSpec("toy", "no_op", "sim/standard", seed) for seed in (1, 2)]
+    archive = RunArchive(Folder(tmp_path), "r")
+    archive.submit(Kind.NEW, tasks, "now")
+    save_calls(archive, Calls(1, "fu-1", {task.task_id: f"fc-{task.seed}" for task in tasks}), 1)
+    states = archive.states(tasks)
+
+    async def all_are_gone(calls: object) -> set[str]:
+        ended = TaskResult(tasks[0].task_id, Status.COMPLETED, StopReason.EXHAUSTED, 1.0, True)
+        archive.save_result(Attempt(tasks[0].task_id, 1, "001"), ended)
+        return set()
+
+    monkeypatch.setattr(coordinator, "find_alive", all_are_gone)
+    assert coordinator.ModalVenue().unfinished(archive, tasks, states) == (tasks[1],)
 
 
 # --------------------------------------------------------------------------- failed tasks

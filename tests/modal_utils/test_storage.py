@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,46 @@ def test_what_is_not_there_is_not_found_and_a_folder_that_is_not_there_is_empty(
         blobs.read_all(["results/y", "results/x"])
     assert blobs.list("results/none") == []
     assert blobs.read_all([]) == {}
+
+
+def test_what_is_written_once_is_not_written_over_and_the_same_again_is_no_fault(fresh: Callable[[], Blobs]) -> None:
+    blobs = fresh()
+    blobs.create("results/x", b"first")
+    with pytest.raises(FileExistsError):
+        blobs.create("results/x", b"other")
+    blobs.create("results/x", b"first")
+    assert blobs.read("results/x") == b"first"
+    assert blobs.list("results") == ["x"]
+
+
+def test_of_many_writers_at_once_one_creates_a_file(fresh: Callable[[], Blobs]) -> None:
+    blobs, writers = fresh(), 4
+    if isinstance(blobs, Mounted):
+        pytest.skip("a container's names are its own: nobody writes them at once")
+    ready = threading.Barrier(writers)
+
+    def create(content: bytes) -> bytes:
+        ready.wait(timeout=120)
+        try:
+            blobs.create("submissions/1.json", content)
+        except FileExistsError:
+            return b""
+        return content
+
+    with ThreadPoolExecutor(writers) as pool:
+        written = list(pool.map(create, (b"a", b"b", b"c", b"d")))
+    assert sorted(written)[:-1] == [b""] * (writers - 1)
+    assert blobs.read("submissions/1.json") == max(written)
+
+
+def test_a_file_whose_acknowledgement_was_lost_is_the_writers_own(plane: Plane, volume: Any) -> None:
+    blobs = Remote(volume, "runs/lost-answer")
+    plane.faults([{"rpc": "VolumePutFiles2", "skip": 1, "status": "ALREADY_EXISTS", "carried_out": True}])
+    try:
+        blobs.create("submissions/1.json", b"mine, and nobody else's")
+    finally:
+        plane.faults([])
+    assert blobs.read("submissions/1.json") == b"mine, and nobody else's"
 
 
 @given(texts=st.lists(st.text(st.characters(exclude_categories=()), max_size=5), max_size=5))

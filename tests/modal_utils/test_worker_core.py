@@ -220,6 +220,24 @@ def test_what_began_is_published_and_then_looked_up_before_a_model_is_asked(volu
     assert published[0] == f"{SPEC.task_id}@1.00000001001"
 
 
+def test_a_call_that_finds_its_task_done_by_another_ends(volume: Volume, use: Any) -> None:
+    use(Model())
+    done = work(volume)
+    volume.archive.submit(Kind.RESUME, [SPEC], "by a client that had looked before it was done")
+    use(model := Model())
+    assert work(volume, order(submission=2), "fc-000000000002") == done
+    assert model.requests == []
+    assert len(volume.results) == 1
+
+
+def test_a_call_of_a_retry_is_not_stopped_by_the_failure_that_it_retries(volume: Volume, use: Any) -> None:
+    use(failing(ErrorKind.AUTH, "refused"))
+    assert work(volume)["state"] == "failed"
+    volume.archive.submit(Kind.RETRY, [SPEC], "later")
+    use(Model())
+    assert work(volume, order(submission=2, retried_at=2), "fc-000000000002")["state"] == "completed"
+
+
 # --------------------------------------------------------------------------- lost containers
 
 

@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -43,6 +46,10 @@ class Memory:
 
     def write(self, name: str, content: bytes) -> None:
         self.files[name] = content
+
+    def create(self, name: str, content: bytes) -> None:
+        if self.files.setdefault(name, content) != content:
+            raise FileExistsError(name)
 
     def appender(self, name: str):
         def append(text: str) -> None:
@@ -259,6 +266,56 @@ def test_a_result_is_not_there_before_its_details_are(archive: RunArchive) -> No
     result = TaskResult(A.task_id, Status.COMPLETED, StopReason.EXHAUSTED, 1.0, True, items={"final": ()})
     archive.save_result(attempt(A), result)
     assert [name.split("/")[0] for name in written] == ["details", "results"]
+
+
+class Together(Memory):
+    """Blobs whose clients all list a folder before any of them writes."""
+
+    def __init__(self, folder: str, clients: int) -> None:
+        super().__init__()
+        self._folder = folder
+        self._all_listed = threading.Barrier(clients)
+        self._met: set[int] = set()
+
+    def list(self, folder: str) -> list[str]:
+        names = super().list(folder)
+        if folder == self._folder and threading.get_ident() not in self._met:
+            self._met.add(threading.get_ident())
+            self._all_listed.wait(timeout=120)
+        return names
+
+
+def at_once(*actions: Callable[[], Any]) -> list[Any]:
+    """What came of each, be it an error."""
+
+    def outcome(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except UsageError as error:
+            return error
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(outcome, actions))
+
+
+def test_dispatches_of_one_moment_get_numbers_of_their_own() -> None:
+    blobs = Together("submissions", 3)
+    archive = RunArchive(blobs, "r")
+    kinds = (Kind.NEW, Kind.RESUME, Kind.CANCEL)
+    made = at_once(*(partial(archive.submit, kind, TASKS, "now", kind.value) for kind in kinds))
+    assert sorted(submission.number for submission in made) == [1, 2, 3]
+    blobs._met.add(threading.get_ident())
+    assert archive.submissions() == sorted(made, key=lambda submission: submission.number)
+
+
+def test_of_two_plans_of_one_moment_one_stands_and_the_other_is_told() -> None:
+    blobs = Together("", 2)
+    archive = RunArchive(blobs, "r")
+    (said,) = filter(None, at_once(*(partial(archive.save_plan, plan(task)) for task in (A, B))))
+    assert str(said) == (
+        "run 'r' was planned by another command in this moment; give yours again: it goes on with what is left"
+    )
+    assert list(blobs.files) == ["plan.json"]
 
 
 def test_rows_are_kept_once_and_shared_by_tasks_of_one_source(archive: RunArchive) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,8 @@ class Rule:
 
     rpc: str = ""
     delay: float = 0.0  # seconds before the request is looked at
+    gathers: int = 0  # so many requests wait for each other before any is looked at, or until the rule is taken away
+    gathered: int = 0
     status: str = ""  # refused with this: UNAVAILABLE, RESOURCE_EXHAUSTED, ...
     message: str = "injected fault"
     carried_out: bool = False  # the request is carried out and only its answer is lost
@@ -63,6 +66,12 @@ class Faults:
     def of_request(self, rpc: str) -> list[Rule]:
         """The rules that hit this request, in their order: one may delay it and another refuse it."""
         return [rule for rule in self.rules if rule.rpc in (rpc, "*") and rule.strikes()]
+
+    async def meet(self, rule: Rule) -> None:
+        """Hold a request until those that it waits for are there."""
+        rule.gathered += 1
+        while rule.gathered < rule.gathers and any(rule is each for each in self.rules):
+            await asyncio.sleep(0.01)
 
     def of_input(self, at: str, function: str, arguments: bytes) -> Rule | None:
         """The rule that hits an input of this function at this moment."""

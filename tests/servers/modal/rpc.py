@@ -121,6 +121,7 @@ class Servicer:
         if not caller.container_id and not caller.has_token:
             refuse(Status.UNAUTHENTICATED, "Token missing: MODAL_TOKEN_ID and MODAL_TOKEN_SECRET must not be empty")
         for rule in self.faults.of_request(name):
+            await self.faults.meet(rule)
             if rule.delay:
                 await asyncio.sleep(rule.delay)
             if rule.status:
