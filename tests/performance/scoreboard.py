@@ -49,6 +49,7 @@ STANDARD, NULL = "sim/standard", "sim/null"
 BUDGETS = (600, 1500, 4000)  # task calls
 NULL_BUDGETS = (600, 1500)  # on null instances
 INSTANCES, SEEDS = 20, 3
+SEEDS_APART = 1000  # between the seeds of two instances
 RIVALS = ("random_paraphrase", "hill_climb")  # that every row is compared with, instance by instance
 SEED = Prompt(system="Answer the question.", user="{question}")
 TRAIN, VALIDATION, TEST = 100, 100, 200  # rows
@@ -106,7 +107,9 @@ def run(cell: Cell) -> Outcome:
     dataset = DatasetSpec("made up", "", 1, "", (), {}, sizes, SEED, metrics, lambda row: row)
     model = simulated_model(cell.model, {"instance": cell.instance}, rows)
     budget = Budget(cell.budget)
-    spec = TaskSpec("made up", cell.optimizer, cell.model, cell.seed, budget=budget)
+    # what the editor says to the same text is decided by the seed: instances of equal seeds would share their luck
+    seed = cell.instance * SEEDS_APART + cell.seed
+    spec = TaskSpec("made up", cell.optimizer, cell.model, seed, budget=budget)
     door = Door({Role.TASK: model, Role.OPTIMIZER: model}, Journal(lambda line: None), Ledger(budget))
     with closing(door):
         result = run_task(spec, Work(dataset, splits, SEED, metrics), OPTIMIZERS[cell.optimizer], door)

@@ -34,7 +34,7 @@ from utils.llm.simulated.reading import ROLES, Case, Shown, Sight, is_misformed
 MORE_EDITS = 0.35  # chance of each further edit in one proposal
 MAX_EDITS = 3
 RECOMMENDED = 1.0  # weight of a wording that is recommended
-BIG_EDITS = 3  # where something radical is asked for
+BIG_EDITS = 3  # where something radical is asked for, or a guess
 BLIND_CUE = 0.3  # chance that a blind edit tries a piece of general advice, needed or not
 PARAPHRASE_ONLY = 0.9  # chance that a request for a paraphrase is honoured to the letter
 _BY_NAME = {skill.name: skill for skill in SKILLS}
@@ -248,7 +248,7 @@ def _base(sight: Sight) -> Shown:
 
 
 def _how_many(sight: Sight, stream: Stream) -> int:
-    if sight.wants_big:
+    if sight.wants_big or sight.is_guess:
         return BIG_EDITS
     count = 1
     while count < MAX_EDITS and stream.chance(MORE_EDITS):

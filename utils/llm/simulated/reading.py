@@ -33,6 +33,7 @@ _NUMBERS = {word: n for n, word in enumerate(_WORDS)}
 _PARAPHRASE = re.compile(
     r"paraphras|rephras|reword|same meaning|same intent|different words|other words", re.IGNORECASE
 )
+_VARIATION = re.compile(r"\bvariation of the prompt\b", re.IGNORECASE)
 _SHORTER = re.compile(
     r"shorter (?:reasoning|answer|response|thinking)|fewer (?:tokens|words)|token count|too long|verbose|wordy",
     re.IGNORECASE,
@@ -124,6 +125,12 @@ class Sight:
     def is_paraphrase(self) -> bool:
         """True if nothing but other words are asked for."""
         return bool(_PARAPHRASE.search(self.instruction)) and not self.failures and not self.hinted
+
+    @property
+    def is_guess(self) -> bool:
+        """True if a variation is asked for, and nothing is shown that could say which."""
+        evidence = (self.failures, self.examples, self.patterns, self.hinted)
+        return bool(_VARIATION.search(self.instruction)) and len(self.prompts) < 2 and not any(evidence)
 
     @property
     def wants_shorter(self) -> bool:

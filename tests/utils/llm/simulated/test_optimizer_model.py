@@ -129,6 +129,16 @@ def test_a_paraphrase_adds_no_cue():
     assert sum(Cue.TASK in f.cues for f in found) > 85
 
 
+def test_a_guess_finds_the_format_now_and_then():
+    schema = prompt_schema(SEED)
+    found = [
+        read_instructions(json.loads(text)["system"], Form.LETTER)
+        for text in replies(model_of(), "Write a variation of the prompt below.", show_prompt(SEED), schema, 300)
+    ]
+    assert 0.02 < sum(f.format for f in found) / 300 < 0.15
+    assert 0.05 < sum(bool(f.skills) for f in found) / 300 < 0.5
+
+
 def test_scores_let_good_fragments_be_preferred():
     good = Prompt(system="Answer the question. Verify it a second time before you finish.", user="{question}")
     bad = Prompt(system="Answer the question. Every case is a little different.", user="{question}")
