@@ -142,6 +142,7 @@ class Completion:
     model: str = ""  # as the provider named it in its answer
     attempts: int = 1
     cached: bool = False  # answered by the run's cache: charged, not billed
+    thinking: str = ""  # what the model thought before it answered, where the provider shows it
 
 
 class Role(StrEnum):

@@ -81,7 +81,8 @@ ERRORS: Mapping[str, tuple[int, str, str, str]] = {  # fault -> status, type, co
     ),
 }
 BODIES = ("malformed", "truncated", "hang", "drop")  # faults of the transport: the bytes of an answer are wrong
-SHAPES = ("filtered", "null", "empty", "length", "cut", "no_usage", "no_choices")  # whole answers, of an unusual shape
+# whole answers, of an unusual shape
+SHAPES = ("filtered", "null", "empty", "length", "cut", "no_usage", "odd_usage", "no_choices")
 FAULTS = (*ERRORS, *BODIES, *SHAPES)
 
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
@@ -103,6 +104,8 @@ class Settings:
     key: str = ""  # required as bearer token, if given
     tokens_out: int = 0  # 0: about the words of the text
     reasoning_tokens: int = 0
+    thinking: str = ""  # sent beside the answer, as reasoning_content
+    odd_usage: Mapping[str, Any] = field(default_factory=dict)  # what an odd_usage says in place of the true figures
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -314,6 +317,8 @@ class App:
         if path.startswith("/api/"):
             return ollama(path, body, text, tokens_in, tokens_out)
         choice: Json = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+        if self.settings.thinking:
+            choice["message"]["reasoning_content"] = self.settings.thinking
         if body.get("logprobs"):
             choice["logprobs"] = {"content": logprobs(text or "", int(body.get("top_logprobs") or 0), rng)}
         answer: Json = {
@@ -330,6 +335,8 @@ class App:
                 "total_tokens": tokens_in + tokens_out,
                 "completion_tokens_details": {"reasoning_tokens": self.settings.reasoning_tokens},
             }
+        if fault == "odd_usage":
+            answer["usage"] |= self.settings.odd_usage
         return answer
 
     def text(self, body: Json, digest: str) -> str | None:
@@ -619,6 +626,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Settings]:
     parser.add_argument("--key", default="")
     parser.add_argument("--tokens-out", type=int, default=0)
     parser.add_argument("--reasoning-tokens", type=int, default=0)
+    parser.add_argument("--odd-usage", type=json.loads, default={}, help="JSON: figures in place of the true ones")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     low, _, high = options.latency.partition(":")
@@ -634,6 +642,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, Settings]:
         key=options.key,
         tokens_out=options.tokens_out,
         reasoning_tokens=options.reasoning_tokens,
+        odd_usage=options.odd_usage,
         seed=options.seed,
     )
 

@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S = 120.0
 MESSAGE_LENGTH = 300  # characters of an error's message
-BYTES_A_TOKEN = 4  # of English text; for usage that a provider did not send
+LEAST_BYTES_A_TOKEN = 2  # of ordinary text (English has about four); bounds usage that a provider did not tell
+MOST_TOKENS = 10_000_000  # no model reads or writes as many in a call: a larger count is none
+DEAREST_TOKEN_USD = 0.01  # ten times the dearest model; with a dollar for fees, a cost above it is none
 
 # Open servers that take a JSON schema whatever model they run; litellm's table can only speak for models it lists.
 SCHEMA_PROVIDERS = frozenset({"hosted_vllm", "ollama", "ollama_chat"})
@@ -59,6 +61,8 @@ def _litellm() -> Any:
             import litellm
 
             litellm.ModelResponse()
+        # of a provider's own figures that are of an odd type: they are looked at below
+        warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
     finally:
         if absent:
             del sys.modules["opik"]
@@ -269,7 +273,7 @@ class LiteLLMModel(_Model):
             params["response_format"] = _response_format(request.schema)
         call = _litellm().acompletion(**params, **self._common(), messages=messages)
         answer, latency_s = await self._send(call)
-        return _completion(answer, request, self._name, latency_s)
+        return _completion(answer, self.ceiling(request)[0], self._name, latency_s)
 
     def ceiling(self, request: Request) -> tuple[Usage, float | None]:
         usage = token_ceiling(replace(request, params=_effective(self.params, request.params)))
@@ -314,8 +318,7 @@ class EmbeddingModel(_Model):
             value = cosine(first, second)
         except (TypeError, ValueError, KeyError):
             raise CallError(ErrorKind.MALFORMED, f"{self._name}: the answer holds no two embeddings") from None
-        usage = _usage(answer, request, "")
-        usage = replace(usage, tokens_out=0)
+        usage = replace(_usage(answer, self.ceiling(request)[0], 0), tokens_out=0)
         return Completion(repr(value), usage, _cost(answer, usage, self._name), latency_s, model=answer.model or "")
 
     def ceiling(self, request: Request) -> tuple[Usage, float | None]:
@@ -410,8 +413,11 @@ def _openai_params() -> frozenset[str]:
 # --------------------------------------------------------------------------- back
 
 
-def _completion(answer: Any, request: Request, model: str, latency_s: float) -> Completion:
-    """The answer in our words. CallError where it holds no text: filtered, or not an answer at all."""
+def _completion(answer: Any, most: Usage, model: str, latency_s: float) -> Completion:
+    """The answer in our words. CallError where it holds no text: filtered, or not an answer at all.
+
+    `most` is what the call can have used at most, for what the provider does not tell.
+    """
     if not getattr(answer, "choices", None):
         raise CallError(ErrorKind.MALFORMED, f"{model}: the answer holds no choice")
     choice = answer.choices[0]
@@ -422,7 +428,9 @@ def _completion(answer: Any, request: Request, model: str, latency_s: float) -> 
         text = ""  # all of max_tokens went into thinking
     if not isinstance(text, str):
         raise CallError(ErrorKind.MALFORMED, f"{model}: the answer holds no text (finish reason {finish!r})")
-    usage = _usage(answer, request, text)
+    thinking = _thinking(choice.message)
+    written = most.tokens_out if finish == "length" else _tokens_at_most(text + thinking)
+    usage = _usage(answer, most, written)
     return Completion(
         text=text,
         usage=usage,
@@ -431,37 +439,61 @@ def _completion(answer: Any, request: Request, model: str, latency_s: float) -> 
         finish_reason=finish,
         logprobs=_logprobs(choice),
         model=str(answer.model or ""),
+        thinking=thinking,
     )
 
 
-def _usage(answer: Any, request: Request, text: str) -> Usage:
-    """The tokens that the provider counted; an estimate, marked as one, where it counted none."""
+def _thinking(message: Any) -> str:
+    """What the model thought before it answered, where the provider shows it."""
+    told = getattr(message, "reasoning_content", None)
+    return told if isinstance(told, str) else ""
+
+
+def _tokens_at_most(text: str) -> int:
+    return -(-len(text.encode("utf-8", "replace")) // LEAST_BYTES_A_TOKEN)
+
+
+def _usage(answer: Any, most: Usage, written: int) -> Usage:
+    """The tokens that the provider counted. A count that is missing or absurd is replaced by the most it can have been:
+    what `most` says of the tokens read, and `written` of those of the answer."""
     told = getattr(answer, "usage", None)
-    tokens_in = int(getattr(told, "prompt_tokens", 0) or 0)
-    tokens_out = int(getattr(told, "completion_tokens", 0) or 0)
-    if not tokens_in and not tokens_out:
-        sent = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
-        said = len(text.encode("utf-8", "replace"))
-        return Usage(1 + sent // BYTES_A_TOKEN, -(-said // BYTES_A_TOKEN), estimated=True)
-    details = getattr(told, "completion_tokens_details", None)
-    reasoning = getattr(details, "reasoning_tokens", None)
+    tokens_in = _count(getattr(told, "prompt_tokens", None))
+    tokens_out = _count(getattr(told, "completion_tokens", None))
+    reasoning = _count(getattr(getattr(told, "completion_tokens_details", None), "reasoning_tokens", None))
+    if not tokens_in:  # every call reads something
+        return Usage(most.tokens_in, tokens_out or written, reasoning, estimated=True)
+    if tokens_out is None or (written and not tokens_out):
+        return Usage(tokens_in, written, reasoning, estimated=True)
     if reasoning and reasoning > tokens_out:  # a provider that counts its thinking apart
         tokens_out += reasoning
     return Usage(tokens_in, tokens_out, reasoning)
 
 
+def _count(value: Any) -> int | None:
+    """A number of tokens as a provider told it; None for anything that cannot be one."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+    return value if is_count else None
+
+
 def _cost(answer: Any, usage: Usage, model: str) -> float | None:
-    """USD: as the provider says (OpenRouter does), else by litellm's table (with cached tokens), else unknown."""
+    """USD: as the provider says (OpenRouter does), else by litellm's table (with cached tokens), else unknown.
+
+    A figure that no call of so many tokens can cost is not believed: the table's dearest rate takes its place.
+    """
     told = getattr(getattr(answer, "usage", None), "cost", None)
-    if isinstance(told, int | float):
+    if _is_price(told, 1.0 + (usage.tokens_in + usage.tokens_out) * DEAREST_TOKEN_USD):
         return float(told)
-    rates = price(model)
-    if rates is None:
+    most = most_usd(model, usage)
+    if most is None:
         return None
     counted = getattr(answer, "_hidden_params", {}).get("response_cost")
-    if isinstance(counted, int | float) and not usage.estimated:
+    if not usage.estimated and _is_price(counted, 2 * most):  # writing into a cache costs more than reading
         return float(counted)
-    return usage.tokens_in * rates[0] + usage.tokens_out * rates[1]
+    return most
+
+
+def _is_price(value: Any, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _logprobs(choice: Any) -> tuple[TokenLogprob, ...] | None:

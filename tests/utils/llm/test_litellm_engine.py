@@ -227,11 +227,62 @@ def test_unknown_price_is_none_and_not_zero(server: OpenAIServer) -> None:
     assert model.ceiling(HELLO)[1] is None
 
 
-def test_usage_is_estimated_where_the_provider_gives_none(server: OpenAIServer) -> None:
+def test_usage_is_estimated_upwards_where_the_provider_gives_none(server: OpenAIServer) -> None:
     server.settings.faults = {"no_usage": 1.0}
     [answer] = ask(LiteLLMModel("openai/gpt-4o-mini"), HELLO)
-    assert answer.usage == Usage(4, 4, estimated=True)
-    assert answer.cost_usd == pytest.approx(4 * 0.15e-6 + 4 * 0.6e-6)
+    usage = Usage(token_ceiling(HELLO).tokens_in, len("The answer is 4.") // 2, estimated=True)
+    assert answer.usage == usage
+    assert answer.cost_usd == pytest.approx(usage.tokens_in * 0.15e-6 + usage.tokens_out * 0.6e-6)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"cost": value} for value in (NAN, INF, -INF, -1, True, "free", 10**9)),
+        *({"prompt_tokens": value} for value in (-5, 0, 10**30, None)),
+        *({"completion_tokens": value} for value in (-5, 10**30, None)),
+        {"prompt_tokens": -5, "completion_tokens": -700_000},
+        *({"completion_tokens_details": {"reasoning_tokens": value}} for value in (-4, 10**20, True)),
+        *({"prompt_tokens_details": {"cached_tokens": value}} for value in (-(10**9), 10**12)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["openai/gpt-4o-mini", "hosted_vllm/mine"])
+def test_absurd_usage_or_cost_is_no_figure(server: OpenAIServer, name: str, odd: dict[str, Any]) -> None:
+    server.settings.faults, server.settings.odd_usage = {"odd_usage": 1.0}, odd
+    model = LiteLLMModel(name, {"api_base": server.url, "api_key": KEY})
+    [answer] = ask(model, HELLO)
+    billed, (most, usd) = server.stats(), model.ceiling(HELLO)
+    assert billed["tokens_in"] <= answer.usage.tokens_in <= most.tokens_in
+    assert billed["tokens_out"] <= answer.usage.tokens_out <= most.tokens_out
+    assert (answer.cost_usd is None) == (usd is None)
+    assert usd is None or 0 < (answer.cost_usd or 0) <= usd
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # as litellm is set up outside of tests
+@pytest.mark.parametrize(
+    "odd", [{"prompt_tokens": "many"}, {"prompt_tokens": NAN}, {"completion_tokens": 7.5}], ids=str
+)
+def test_usage_that_litellm_cannot_read_is_a_malformed_answer(server: OpenAIServer, odd: dict[str, Any]) -> None:
+    server.settings.faults, server.settings.odd_usage = {"odd_usage": 1.0}, odd
+    assert fail(LiteLLMModel("openai/gpt-4o-mini")).kind is ErrorKind.MALFORMED
+
+
+def test_a_cost_that_the_provider_tells_is_believed(server: OpenAIServer) -> None:
+    server.settings.faults, server.settings.odd_usage = {"odd_usage": 1.0}, {"cost": 0.00125}
+    [answer] = ask(LiteLLMModel("openai/gpt-4o-mini"), HELLO)
+    assert answer.cost_usd == 0.00125
+
+
+def test_what_a_model_thought_is_kept(server: OpenAIServer) -> None:
+    [plain] = ask(LiteLLMModel("openai/gpt-4o-mini"), HELLO)
+    server.settings.thinking = "Two and two: four."
+    [answer] = ask(LiteLLMModel("openai/gpt-4o-mini"), HELLO)
+    assert (plain.thinking, answer.thinking) == ("", "Two and two: four.")
+    assert answer.text == plain.text
 
 
 def test_logprobs_are_normalised(server: OpenAIServer) -> None:
