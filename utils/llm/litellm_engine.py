@@ -481,19 +481,20 @@ def _cost(answer: Any, usage: Usage, model: str) -> float | None:
     A figure that no call of so many tokens can cost is not believed: the table's dearest rate takes its place.
     """
     told = getattr(getattr(answer, "usage", None), "cost", None)
-    if _is_price(told, 1.0 + (usage.tokens_in + usage.tokens_out) * DEAREST_TOKEN_USD):
-        return float(told)
+    if (usd := _usd(told, 1.0 + (usage.tokens_in + usage.tokens_out) * DEAREST_TOKEN_USD)) is not None:
+        return usd
     most = most_usd(model, usage)
     if most is None:
         return None
     counted = getattr(answer, "_hidden_params", {}).get("response_cost")
-    if not usage.estimated and _is_price(counted, 2 * most):  # writing into a cache costs more than reading
-        return float(counted)
-    return most
+    usd = None if usage.estimated else _usd(counted, 2 * most)  # writing into a cache costs more than reading
+    return most if usd is None else usd
 
 
-def _is_price(value: Any, most: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
+def _usd(value: Any, most: float) -> float | None:
+    """A price as it was told; None for anything that cannot be one."""
+    is_price = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
+    return float(value) if is_price else None
 
 
 def _logprobs(choice: Any) -> tuple[TokenLogprob, ...] | None:
