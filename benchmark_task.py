@@ -19,8 +19,6 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import yaml
-
 from benchmark_config import DATASETS, DEFAULTS, OPTIMIZERS, Settings
 from optimizers.base import Extent, Optimizer
 from optimizers.editor import Editor
@@ -29,7 +27,7 @@ from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.dataset_specs.base import DatasetSpec, check_prompt, load_splits
 from utils.dataset_specs.csv_file import csv_spec
 from utils.door import Door, Purse
-from utils.errors import CallError, Drained, ErrorKind, Stop, TaskError, UsageError, unknown
+from utils.errors import CallError, Drained, ErrorKind, Stop, TaskError, UsageError, cut, one_line, unknown
 from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.llm.base import LLM
@@ -55,10 +53,13 @@ from utils.records import (
     TaskResult,
     TaskSpec,
 )
+from utils.redaction import redact
 from utils.report.estimate import CHARACTERS_A_TOKEN, Estimate, Need, prompt_tokens
 from utils.report.statistics import interval_of, paired_gain
-from utils.serialization import decode, encode
+from utils.serialization import content_hash, decode, encode
 from utils.tracing.records import Recorder, Recording
+from utils.validation import split_commas
+from utils.values import read_value
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,6 +155,7 @@ def expand(settings: Settings) -> tuple[TaskSpec, ...]:
             dataset=dataset,
             optimizer=optimizer,
             optimizer_params=params,
+            optimizer_files=files,
             model=model,
             seed=seed,
             model_params=settings.model_params,
@@ -166,44 +168,44 @@ def expand(settings: Settings) -> tuple[TaskSpec, ...]:
             prompt=prompt,
             metric=settings.metric,
         )
-        for dataset, (optimizer, params), model, seed in cells
+        for dataset, (optimizer, params, files), model, seed in cells
     ]
     return tuple({task.task_id: task for task in tasks}.values())  # a cell named twice is one cell
 
 
-def parse_optimizer(text: str) -> tuple[str, dict[str, Any]]:
-    """The name and the parameters of `NAME:k=v,k=v`; every parameter is checked by name, type and value."""
+def parse_optimizer(text: str) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """The name, the parameters and the files of `NAME:k=v,k=v`; every parameter is checked by name, type and value."""
     name, _, assignments = text.partition(":")
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
-    params = parse_assignments(assignments.split(",") if assignments else (), f"optimizer {name}")
+    params, files = parse_assignments(split_commas(assignments) if assignments else (), f"optimizer {name}")
     optimizer = OPTIMIZERS[name]
     known = set(_defaults(optimizer))
     for key in params:
         if key not in known:
             raise unknown(f"parameter of optimizer {name}:", key, known)
     built = _build(name, params)
-    return name, {key: getattr(built, key) for key in params}
+    return name, {key: getattr(built, key) for key in params}, files
 
 
-def parse_assignments(texts: Sequence[str], where: str) -> dict[str, Any]:
-    """`k=v` texts as a mapping; values are read as YAML scalars or JSON, so `3` is a number and `on` a truth value.
+def parse_assignments(texts: Sequence[str], where: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """`k=v` texts as a mapping, and the files that some of the values came from.
 
-    A value that begins with `@` names a file, and stands for the text in it: the plan holds the text.
+    Values are read as YAML scalars or JSON. One that begins with `@` names a file and stands for the text in it: the
+    plan holds the text, a table shows the file with a few digits of the text's hash.
     """
     params: dict[str, Any] = {}
+    files: dict[str, str] = {}
     for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"{where}: {text!r} is not of the form name=value")
-        if value.strip().startswith("@"):
-            params[key.strip()] = _text_of(value.strip()[1:], f"{where}: {key.strip()}")
-            continue
-        try:
-            params[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"{where}: cannot read the value of {text!r}; quote it, or write it as JSON") from None
-    return params
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name:
+            raise UsageError(f"{where}: {cut(text)!r} is not of the form name=value")
+        if value.startswith("@"):
+            params[name] = _text_of(value[1:], f"{where}: {name}")
+            files[name] = f"@{Path(value[1:]).name}#{content_hash(params[name], 6)}"
+        else:
+            params[name] = read_value(value, f"{where}: {name}")
+    return params, files
 
 
 def _text_of(path: str, where: str) -> str:
@@ -666,7 +668,7 @@ def _failed(spec: TaskSpec, error: Exception, door: Door | None) -> TaskResult:
     kind = error.kind if isinstance(error, CallError | TaskError) else ErrorKind.INTERNAL
     if isinstance(error, UsageError):
         kind = ErrorKind.BAD_REQUEST
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = redact(one_line(str(error))) or type(error).__name__
     known = isinstance(error, CallError | TaskError | UsageError)
     return TaskResult(
         task_id=spec.task_id,
@@ -675,5 +677,5 @@ def _failed(spec: TaskSpec, error: Exception, door: Door | None) -> TaskResult:
         seconds=round(door.elapsed_s, 3) if door else 0.0,
         simulated=spec.is_simulated,
         spent=door.total if door else Accounts(),
-        error=Failure(kind, message if known else f"{type(error).__name__}: {message}", traceback.format_exc()),
+        error=Failure(kind, message if known else f"{type(error).__name__}: {message}", redact(traceback.format_exc())),
     )

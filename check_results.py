@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from utils.errors import BenchmarkError, UsageError
+from utils.errors import BenchmarkError, UsageError, one_line
 from utils.validation import no_modal, refuse_missing_values
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def cli(argv: list[str]) -> int:
         return INTERRUPTED
     except typer.TyperException as error:
         message = f"{error.format_message().rstrip('.')}; `python check_results.py --help` shows every option"
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return USAGE
 
 

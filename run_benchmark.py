@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from utils.errors import BenchmarkError, UsageError
+from utils.errors import BenchmarkError, UsageError, one_line
 from utils.validation import (
     any_number,
     named,
@@ -252,7 +252,7 @@ def cli(argv: list[str]) -> int:
         return INTERRUPTED
     except typer.TyperException as error:
         message = f"{error.format_message().rstrip('.')}; `python run_benchmark.py --help` shows every option"
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return USAGE
 
 

@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from utils.redaction import RedactingFormatter
+
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
@@ -22,7 +24,7 @@ def log_to(path: Path, level: str) -> None:
         os.dup2(log.fileno(), stream.fileno())
     faulthandler.enable(log)  # a crash below Python leaves its stack
     handler = logging.StreamHandler(log)
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(RedactingFormatter(FORMAT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

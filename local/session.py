@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from benchmark_config import Settings
@@ -16,11 +15,13 @@ from benchmark_task import Launch, Venue, check_limits, parse_assignments
 from local.launch import open_run, plan_again, plan_new, settings_again
 from utils.archive import Kind
 from utils.errors import UsageError, unknown
+from utils.redaction import refuse_secrets
 from utils.report.estimate import Estimate
 from utils.report.tables import duration, money
-from utils.serialization import decode, dumps
+from utils.serialization import decode, dumps, encode
 from utils.tracing.exporter import parse_items
 from utils.validation import confirm
+from utils.values import read_value
 
 WIDE = 120  # columns where there is no terminal that could be narrower
 
@@ -93,7 +94,7 @@ def read_asked(given: Mapping[str, Any], manifest: str | None) -> dict[str, Any]
     """The manifest's settings, and over them what was typed; what neither names is not there."""
     typed = {name: value for name, value in given.items() if value is not None and value != ()}
     if "model_params" in typed:
-        typed["model_params"] = parse_assignments(typed["model_params"], "--model-params")
+        typed["model_params"] = parse_assignments(typed["model_params"], "--model-params")[0]
     base = _read_manifest(manifest) if manifest is not None else {}
     for name, other in (("prompt", "prompt_file"), ("prompt_file", "prompt")):
         if name in typed and other not in typed:
@@ -103,6 +104,8 @@ def read_asked(given: Mapping[str, Any], manifest: str | None) -> dict[str, Any]
 
 def checked(settings: Settings, venue: Venue) -> Settings:
     """The settings, if every limit is one that can be kept. Raises UsageError."""
+    for name, value in encode(settings).items():
+        refuse_secrets(value, f"--{name.replace('_', '-')}")
     check_limits(settings)
     venue.check(settings)
     if settings.trace_items:
@@ -114,12 +117,10 @@ def checked(settings: Settings, venue: Venue) -> Settings:
 
 def _read_manifest(path: str) -> dict[str, Any]:
     try:
-        read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read --config {path!r}: {error}; give a UTF-8 text, YAML or JSON") from None
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise UsageError(f"--config {path!r} is neither YAML nor JSON: {where}") from None
+    read = read_value(text, f"--config {path!r}")
     if not isinstance(read, dict):
         raise UsageError(f"--config {path!r} holds no mapping; `--config-schema` prints what it may hold")
     known = Settings.__dataclass_fields__

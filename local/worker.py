@@ -6,6 +6,7 @@ pipe breaks, and the worker ends at once: what it was answered is in the journal
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -26,6 +27,8 @@ from utils.records import Progress, TaskSpec
 
 CACHE = "cache.sqlite"  # in the run's folder
 TELL_EVERY_S = 0.2
+logger = logging.getLogger("benchmark")
+
 ORPHANED = 70  # exit status of a worker whose parent is gone
 
 
@@ -74,6 +77,18 @@ def work(order: Order, pipe: Connection) -> None:
         ),
     )
     claim.release()
+    leave()
+
+
+def leave() -> None:
+    """End the process where a thread of somebody else's, of a metric say, would hold it for as long as it likes."""
+    left = [
+        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
+    ]
+    if left:
+        logger.warning("the task is done; threads that it left behind are ended: %s", ", ".join(left))
+        logging.shutdown()
+        os._exit(0)
 
 
 class Line:

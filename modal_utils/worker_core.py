@@ -38,6 +38,7 @@ from utils.archive import Attempt, RunArchive
 from utils.errors import ErrorKind, MissingKey, UsageError
 from utils.metrics.registry import find_metric
 from utils.records import Failure, Split, TaskResult, TaskSpec
+from utils.redaction import RedactingFormatter
 from utils.tracing.exporter import QUIET_S, Exporter
 from utils.tracing.rows import Sampling
 from utils.tracing.target import decide
@@ -303,7 +304,7 @@ def _logged(path: Path, level: str) -> Iterator[None]:
     handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(sys.stdout)]
     root = logging.getLogger()
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(FORMAT))
+        handler.setFormatter(RedactingFormatter(FORMAT))
         root.addHandler(handler)
     for name in ("benchmark", "optimizer", "utils"):
         logging.getLogger(name).setLevel(level.upper())

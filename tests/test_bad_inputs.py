@@ -65,6 +65,8 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
         assert "Traceback" not in said
         assert said.startswith("error: ")
         assert said.count("\n") == 1
+        assert not [letter for letter in said.rstrip("\n") if ord(letter) < 32]
+        assert max(map(len, said.split())) < 300, "a value is repeated as far as it helps"
         return said.removeprefix("error: ").rstrip("\n")
 
     return refuse
@@ -107,7 +109,18 @@ def a_run(run_id: str, *words: str) -> None:
         pytest.param(["--models"], ["--models has no value"], id="no name at the end"),
         pytest.param(["--models", "--yes"], ["--models has no value"], id="no name before an option"),
         pytest.param(["--run-id", "--yes"], ["--run-id has no value"], id="an option as a run id"),
-        pytest.param(["--demo-datasets", ""], ["--demo-datasets ''", "names nothing"], id="empty list"),
+        pytest.param(["--demo-datasets", ""], ["--demo-datasets has no value"], id="empty list"),
+        pytest.param(["--run-id", ""], ["--run-id has no value"], id="empty run id"),
+        pytest.param(["--prompt", "  "], ["--prompt has no value"], id="empty prompt"),
+        pytest.param(["--run-id="], ["--run-id has no value"], id="nothing behind the equals sign"),
+        pytest.param(["--metric", "os:system"], ["'os:system' takes (command)", "(example, answer)"], id="os.system"),
+        pytest.param(["--metric", "math:pow"], ["'math:pow' is built into Python"], id="built-in function"),
+        pytest.param(["--metric", "x" * 5000], ["unknown metric 'xxx", "known:"], id="a long name"),
+        pytest.param(["--optimizers", "few_shot:max_trials=2026-11-21"], ["max_trials", "a date"], id="date"),
+        pytest.param(["--optimizers", "few_shot:max_trials=" + "9" * 4400], ["max_trials", "digits"], id="digits"),
+        pytest.param(["--optimizers", "few_shot:max_trials=" + "9" * 400], ["max_trials", "too large"], id="huge"),
+        pytest.param(["--optimizers", "few_shot:max_trials=.nan"], ["max_trials", "not a finite number"], id="NaN"),
+        pytest.param(["--model-params", "theta=" + "[" * 5000], ["theta", "nested more than 20"], id="nesting"),
         pytest.param(["--optimizers", ","], ["--optimizers ','", "names nothing"], id="list of nothing"),
         pytest.param(["--seeds", "1", "two"], ["--seeds 'two'", "whole number"], id="seed"),
         pytest.param(["--seed", "1", "--seeds", "2"], ["--seed and --seeds", "give one"], id="two ways to seed"),
@@ -198,17 +211,59 @@ def test_a_bad_csv(refused: Refused, tmp_path: Path, content: str, named: list[s
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        pytest.param("models: [sim/standard", ["neither YAML nor JSON"], id="syntax"),
+        pytest.param("models: [sim/standard", ["cannot be read", "expected ',' or ']'"], id="syntax"),
         pytest.param("- sim/standard", ["no mapping", "--config-schema"], id="list"),
         pytest.param("model: [sim/standard]", ["key 'model'", "mean 'models'"], id="unknown key"),
         pytest.param("models: sim/standard", ["models", "expected a list", "--config-schema"], id="type"),
         pytest.param("budget: lots", ["budget", "expected int", '"lots"'], id="number"),
+        pytest.param("budget: " + "9" * 4400, ["digits"], id="digits"),
+        pytest.param("model_params: {1: 2}", ["model_params", "the key 1 is not a text"], id="integer key"),
+        pytest.param("model_params: " + "[" * 100_000, ["nested more than 20"], id="deep nesting"),
+        pytest.param("model_params: " + "{a: " * 30, ["nested more than 20"], id="deep mappings"),
+        pytest.param("a: &a [x]\nb: [*a, *a]", ["alias '*a'"], id="alias"),
+        pytest.param("&a [*a]", ["alias '*a'"], id="a list within itself"),
+        pytest.param("prompt: !!binary aGVsbG8=", ["prompt", "bytes"], id="binary"),
+        pytest.param("prompt: 2026-11-21", ["prompt", "date", "quote it"], id="date"),
+        pytest.param("prompt: " + "x" * 300_000, ["300,008 characters"], id="too long"),
+        pytest.param("prompt: !!python/object:os.system x", ["cannot be read"], id="Python object"),
+        pytest.param("\x1b[2Jhello: 1", ["cannot be read"], id="control characters"),
     ],
 )
 def test_a_bad_manifest(refused: Refused, tmp_path: Path, content: str, named: list[str]) -> None:
     (tmp_path / "grid.yaml").write_text(content)
     line = refused(command("--config", "grid.yaml"))
     assert [part for part in ["--config 'grid.yaml'", *named] if part not in line] == [], line
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        pytest.param(["messages=[]"], ["'messages' is the harness's to set"], id="messages"),
+        pytest.param(["model=openai/gpt-4o"], ["'model' is the harness's to set"], id="model"),
+        pytest.param(["stream=true"], ["'stream' is the harness's to set"], id="stream"),
+        pytest.param(['extra_headers={"x-tenant": "mine"}'], ["'extra_headers' may hold a key"], id="headers"),
+        pytest.param(['extra_body={"auth": {"access_token": "x"}}'], ["'access_token' may hold a key"], id="deep"),
+        pytest.param(["user=sk-abcdefgh12345678"], ["user: a value looks like a key"], id="a key as a value"),
+        pytest.param(["user=what-the-variable-holds"], ["user: a value looks like a key"], id="a variable's value"),
+        pytest.param(["api_base=https://me:hush@host/v1"], ["api_base: a value looks like a key"], id="password"),
+        pytest.param(["api_base=https://host/v1?api_key=hush"], ["api_base: a value looks like a key"], id="query"),
+    ],
+)
+def test_what_no_parameter_of_a_model_may_be(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, params: list[str], named: list[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "what-the-variable-holds")
+    line = refused(command("--models", "openai/gpt-4o-mini", "--model-params", *params))
+    assert [part for part in named if part not in line] == [], line
+    assert "hush" not in line
+    assert "abcdefgh1234" not in line
+
+
+def test_a_secret_is_refused_wherever_it_would_reach_the_plan(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text("model_params: {extra_headers: {Authorization: Bearer x}}")
+    assert "'extra_headers' may hold a key" in refused(command("--config", "grid.yaml"))
+    for option in ("--prompt", "--judge-model", "--dataset-csv"):
+        assert "a value looks like a key" in refused(command(option, "sk-abcdefgh12345678"))
 
 
 @pytest.mark.parametrize("option", ["--max-cost", "--run-max-cost"])

@@ -151,8 +151,6 @@ def test_a_command_of_the_page_works(
         assert "tasks to do" in said.out or "task to do" in said.out
         return
     environment = {**os.environ, **given}
-    if "PYTHONPATH" in given:
-        environment["PYTHONPATH"] = str(folder)
     typed = [sys.executable, str(ROOT / script), *argv]
     with OpikServer(strict=True) as opik:
         if "--push-traces" in argv:

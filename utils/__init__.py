@@ -4,4 +4,6 @@ errors          every way in which a run can go wrong
 records         the words: frozen dataclasses that are passed on and written down
 prompt          what is optimized, and how it becomes messages
 serialization   one strict codec between records and JSON
+values          what people write as YAML, without its traps
+redaction       keys are not shown, logged, or written into a plan
 """

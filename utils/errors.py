@@ -17,6 +17,7 @@ score of 0. It is caught in one place, `benchmark_task.run_task`.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 
@@ -102,6 +103,31 @@ class Drained(Stop):
     """The run was asked to stop; answers in flight were journalled first."""
 
 
+LONGEST_ECHO = 200  # characters of a value that an error repeats
+LONGEST_LINE = 2000
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def cut(text: str) -> str:
+    """The text as far as an error repeats it.
+
+    >>> cut("a" * 300) == "a" * 200 + "..."
+    True
+    """
+    return text if len(text) <= LONGEST_ECHO else f"{text[:LONGEST_ECHO]}..."
+
+
+def one_line(message: str) -> str:
+    """A message as it may stand in a terminal: one line, no control characters, no value longer than it helps.
+
+    >>> one_line("metric 'a\x1b[2J' raised:\n  no")
+    "metric 'a [2J' raised: no"
+    """
+    words = [cut(word) for word in CONTROL.sub(" ", message).split()]
+    quoted = re.sub(rf"'([^']{{{LONGEST_ECHO}}})[^']+'", r"'\1...'", " ".join(words))
+    return quoted if len(quoted) <= LONGEST_LINE else f"{quoted[:LONGEST_LINE]}..."
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not in a table, with the nearest known one.
 
@@ -109,6 +135,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     "unknown optimizer 'few_shoot'; did you mean 'few_shot'? known: few_shot, no_op"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(cut(name), names, n=1, cutoff=0.5)
     hint = f" did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"unknown {kind} {name!r};{hint} known: {', '.join(names) or 'none'}")
+    return UsageError(f"unknown {kind} {cut(name)!r};{hint} known: {', '.join(names) or 'none'}")

@@ -16,7 +16,7 @@ from typing import Any
 
 from utils.errors import ErrorKind
 from utils.prompt import Prompt
-from utils.serialization import content_hash, dumps
+from utils.serialization import content_hash, dumps, encode
 
 # --------------------------------------------------------------------------- data
 
@@ -320,9 +320,16 @@ class Step:
 LONGEST_LABEL = 40  # characters of a parameter that is a text, where cells are named
 
 
+LATER_FIELDS: Mapping[str, Any] = {}  # of a TaskSpec, younger than runs that must go on: their value in those runs
+
+
 @dataclass(frozen=True)
 class TaskSpec:
-    """One cell of the grid, with all that decides its result. Its id is a hash of all of it."""
+    """One cell of the grid, with all that decides its result. Its id is a hash of all of it.
+
+    `optimizer_files` are the files that texts among `optimizer_params` came from, by parameter: for whoever reads a
+    table. They decide nothing, and are not in the id.
+    """
 
     dataset: str
     optimizer: str
@@ -338,13 +345,20 @@ class TaskSpec:
     budget: Budget = Budget()
     prompt: Prompt | None = None  # in place of the dataset's seed prompt
     metric: str = ""  # in place of the dataset's first metric
+    optimizer_files: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def task_id(self) -> str:
         """A readable slug and a short hash of the full spec."""
         words = (self.dataset, self.optimizer, self.model.rpartition("/")[2], f"s{self.seed}")
         slug = "-".join(re.sub(r"[^A-Za-z0-9._]", "_", word)[:28] for word in words).lstrip(".")
-        return f"{slug}-{content_hash(self, 8)}"
+        return f"{slug}-{content_hash(self._identity(), 8)}"
+
+    def _identity(self) -> dict[str, Any]:
+        """What the id is made from: a field that a run did not know yet must not change its ids."""
+        fields = encode(self)
+        del fields["optimizer_files"]
+        return {name: value for name, value in fields.items() if LATER_FIELDS.get(name, ...) != value}
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -361,8 +375,13 @@ class TaskSpec:
         """The optimizer and its overridden parameters, as they are written on the command line."""
         if not self.optimizer_params:
             return self.optimizer
-        params = ",".join(f"{name}={_bare(value)}" for name, value in self.optimizer_params.items())
+        params = ",".join(f"{name}={_bare(value)}" for name, value in self.shown_params.items())
         return f"{self.optimizer}:{params}"
+
+    @property
+    def shown_params(self) -> dict[str, Any]:
+        """The overridden parameters as they were typed: a text that came from a file is shown by the file's name."""
+        return {name: self.optimizer_files.get(name, value) for name, value in self.optimizer_params.items()}
 
 
 @dataclass(frozen=True)

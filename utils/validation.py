@@ -13,11 +13,13 @@ OPTION = re.compile(r"--[a-z][a-z-]*(=.*)?")
 
 
 def refuse_missing_values(argv: Sequence[str], valued: Iterable[str]) -> None:
-    """Raises UsageError where an option that needs a value is followed by another option, or by nothing."""
+    """Raises UsageError where an option that needs a value is followed by an empty one, another option, or nothing."""
     known = set(valued)
     for word, following in pairwise([*argv, "--end"]):
-        if word in known and OPTION.fullmatch(following):
-            raise UsageError(f"{word} has no value; write one after it, or leave the option out")
+        name, equals, value = word.partition("=")
+        has_none = not value.strip() if equals else OPTION.fullmatch(following) or not following.strip()
+        if name in known and has_none:
+            raise UsageError(f"{name} has no value; write one after it, or leave the option out")
 
 
 def whole_number(option: str, text: str) -> int:
@@ -99,6 +101,30 @@ def spread_lists(argv: Sequence[str], list_options: Iterable[str]) -> list[str]:
     return [*spread, current] if pending else spread
 
 
+def split_commas(text: str) -> list[str]:
+    """The pieces between commas; commas within quotes or brackets part nothing.
+
+    >>> split_commas("x='1, 2',y=[3, 4],z=don't")
+    ["x='1, 2'", 'y=[3, 4]', "z=don't"]
+    """
+    pieces = [""]
+    quote, depth, before = "", 0, ","
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"" and before in ",=:[{ ":  # within a word it is an apostrophe
+            quote = letter
+        else:
+            depth = max(0, depth + (letter in "[{") - (letter in "]}"))
+        if letter == "," and not quote and not depth:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+        before = letter
+    # a bracket or a quote that nobody closes holds nothing together
+    return text.split(",") if quote or depth else pieces
+
+
 def split_names(values: Iterable[str]) -> tuple[str, ...]:
     """Names given one by one or with commas between them; the commas of `name:k=v,k=v` stay.
 
@@ -108,7 +134,7 @@ def split_names(values: Iterable[str]) -> tuple[str, ...]:
     names: list[str] = []
     for value in values:
         fresh = True
-        for piece in value.split(","):
+        for piece in split_commas(value):
             continues = not fresh and "=" in piece and ":" not in piece.partition("=")[0] and ":" in names[-1]
             if continues:
                 names[-1] += f",{piece}"

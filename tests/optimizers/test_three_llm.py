@@ -308,6 +308,21 @@ def test_a_file_for_a_number_is_refused(tmp_path: Path) -> None:
         parse_optimizer(f"three_llm:max_epochs=@{file}")
 
 
+def test_a_text_from_a_file_is_shown_by_the_file(tmp_path: Path) -> None:
+    cells = []
+    for folder, text in (("a", "Rewrite it."), ("b", "Rewrite it all.")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.txt").write_text(text, encoding="utf-8")
+        words = (f"three_llm:instructions=@{tmp_path / folder / 'own.txt'}",)
+        (task,) = expand(Settings(("gsm8k",), words, ("sim/standard",), data="sample"))
+        assert task.optimizer_params == {"instructions": text}
+        assert task.optimizer_label.startswith("three_llm:instructions=@own.txt#")
+        assert text not in task.optimizer_label
+        cells.append(task)
+    assert cells[0].optimizer_label.partition("#")[2] != cells[1].optimizer_label.partition("#")[2]
+    assert replace(cells[0], optimizer_files={}).task_id == cells[0].task_id, "where a text lies decides nothing"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"max_epochs": 0}, {"batch_size": -1}, {"early_stopping_patience": 0}, {"examples_k": 0}, {"max_demos": 0}],

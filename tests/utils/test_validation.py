@@ -72,6 +72,15 @@ def test_the_commas_of_a_variant_stay_with_it(typed: list[str]) -> None:
     assert split_names([",".join(typed)]) == tuple(typed)
 
 
+def test_a_comma_within_quotes_or_brackets_stays_with_its_value() -> None:
+    typed = ["a:x='1, 2',y=[3, {z: 4}]", 'b:x="it\'s, well"', "c:x=don't", "d"]
+    assert split_names([",".join(typed)]) == tuple(typed)
+
+
+def test_a_quote_that_nobody_closes_holds_nothing_together() -> None:
+    assert split_names(["a:x='1,b"]) == ("a:x='1", "b")
+
+
 def test_blanks_and_empty_pieces_are_no_names() -> None:
     assert split_names([" a , ,b,", "", ","]) == ("a", "b")
 
@@ -82,7 +91,17 @@ def test_an_option_that_names_nothing_is_refused() -> None:
     assert named("--models", None) == ()
 
 
-@pytest.mark.parametrize("argv", [["--run-id", "--yes"], ["--yes", "--run-id"], ["--run-id", "--data=x"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--run-id", ""],
+        ["--run-id", "  "],
+        ["--run-id="],
+        ["--run-id", "--yes"],
+        ["--yes", "--run-id"],
+        ["--run-id", "--data=x"],
+    ],
+)
 def test_an_option_without_its_value_is_refused(argv: list[str]) -> None:
     with pytest.raises(UsageError, match="--run-id has no value"):
         refuse_missing_values(argv, ["--run-id"])

@@ -32,6 +32,7 @@ from utils.errors import CallError, ErrorKind, MissingKey, UsageError
 from utils.llm.base import DEFAULT_MAX_TOKENS, token_ceiling
 from utils.llm.resilience import Throttled
 from utils.records import Completion, Request, TokenLogprob, Usage
+from utils.redaction import redact, refuse_secrets
 
 log = logging.getLogger(__name__)
 
@@ -142,11 +143,9 @@ OTHER_CREDENTIALS: Mapping[str, tuple[str, ...]] = {
 def check(model: str, params: Mapping[str, Any] | None = None) -> None:
     """Nothing, where a call could be sent. UsageError: an unknown name, a missing key, a key among the parameters."""
     name = provider(model)
-    if secret := next((param for param in params or {} if param in SECRET_PARAMS), None):
-        raise UsageError(
-            f"{secret!r} is not a model parameter: parameters are written into the run's plan; "
-            f"set the provider's environment variable for {model!r} instead"
-        )
+    refuse_secrets(params or {}, f"parameters of {model}")
+    if taken := sorted(OURS & set(params or {})):
+        raise UsageError(f"parameters of {model}: {taken[0]!r} is the harness's to set; leave it out")
     if missing := missing_key(model, params):
         hint = ""
         if name == "openai" and _custom_base(params):
@@ -154,8 +153,19 @@ def check(model: str, params: Mapping[str, Any] | None = None) -> None:
         raise MissingKey(f"model {model!r} needs {missing} in the environment{hint}", missing)
 
 
-SECRET_PARAMS = frozenset(
-    {"api_key", "aws_secret_access_key", "aws_access_key_id", "aws_session_token", "azure_ad_token"}
+OURS = frozenset(
+    (
+        "messages",
+        "model",
+        "stream",
+        "n",
+        "timeout",
+        "num_retries",
+        "max_retries",
+        "drop_params",
+        "input",
+        "mock_response",
+    )
 )
 
 
@@ -326,7 +336,7 @@ class EmbeddingModel(_Model):
         return usage, most_usd(self._name, usage)
 
 
-EMBEDDING_PARAMS = frozenset({"api_base", "api_version", "dimensions", "encoding_format", "extra_headers"})
+EMBEDDING_PARAMS = frozenset({"api_base", "api_version", "dimensions", "encoding_format"})
 
 
 def cosine(first: list[float], second: list[float]) -> float:
@@ -625,19 +635,6 @@ def _number(text: str | None) -> float | None:
 
 _PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Timeout|Exception|Exceeded|Violation)(?: -|:)\s*)+")
 _SUFFIX = re.compile(r"\.? Handle with `litellm\.\w+`\.?$")
-_KEY_LIKE = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|hf|r8|nvapi|pplx|fw|tgp)[-_][\w*-]{8,}|\bAIza[\w-]{10,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}"
-    r"|\bya29\.\S+|\beyJ[\w-]+\.[\w-]+\.\S+|\bBearer\s+\S+",
-)
-_SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
-
-
-def redact(text: str) -> str:
-    """The text with *** for all that looks like a key, and for every value of a *_KEY, *_TOKEN or *_SECRET variable."""
-    values = [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name) and len(value) >= 6]
-    for value in sorted(values, key=len, reverse=True):
-        text = text.replace(value, "***")
-    return _KEY_LIKE.sub("***", text)
 
 
 def brief(text: str) -> str:

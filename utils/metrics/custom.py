@@ -7,7 +7,10 @@ ends the task with an error that names it. It is never read as a score of 0.
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -65,12 +68,31 @@ def load_metric(path: str) -> Metric | JudgedMetric:
     if isinstance(found, type) or not (callable(found) or isinstance(found, JudgedMetric)):
         kind = "a class" if isinstance(found, type) else type(found).__name__
         raise UsageError(f"metric {path!r} is {kind}; name a function (example, answer) -> number, or an instance")
-    return found if isinstance(found, JudgedMetric) else FunctionMetric(path, found)
+    if isinstance(found, JudgedMetric):
+        return found
+    _refuse_other_signature(path, found)
+    return FunctionMetric(path, found)
+
+
+def _refuse_other_signature(path: str, function: Callable[..., Any]) -> None:
+    """Raises UsageError for a function that cannot be called as a metric is: before a call is paid for its answer."""
+    takes = "a metric takes (example, answer)"
+    try:
+        signature = inspect.signature(function)
+        signature.bind(None, "")
+    except ValueError:
+        raise UsageError(f"metric {path!r} does not say what it takes; {takes}: write a function around it") from None
+    except TypeError:
+        raise UsageError(f"metric {path!r} takes {signature}; {takes}") from None
+    if inspect.isbuiltin(function):
+        raise UsageError(f"metric {path!r} is built into Python and takes {signature}; {takes}")
 
 
 def _import(path: str, module_name: str) -> Any:
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # a metric may lie where the command is typed
     try:
         return importlib.import_module(module_name)
     except Exception as error:  # importing runs the user's code, which may raise anything
         problem = f"metric {path!r}: cannot import {module_name!r} ({type(error).__name__}: {error})"
-        raise UsageError(f"{problem}; is its folder on PYTHONPATH?") from error
+        raise UsageError(f"{problem}; is it in the current folder, or on PYTHONPATH?") from error

@@ -81,7 +81,7 @@ def task_row(spec: TaskSpec, result: Row | None = None) -> Row:
         "task_id": spec.task_id,
         "dataset": spec.dataset,
         "optimizer": spec.optimizer,
-        "optimizer_params": encode(spec.optimizer_params),
+        "optimizer_params": encode(spec.shown_params),
         "model": spec.model,
         "seed": spec.seed,
         "status": Status.PENDING.value,

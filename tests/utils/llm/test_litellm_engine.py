@@ -437,12 +437,6 @@ def test_a_400_can_mean_other_things(said: str, kind: ErrorKind) -> None:
     assert engine._failure(litellm.BadRequestError(said, model="m", llm_provider="p"), "p/m", 1).kind is kind
 
 
-def test_keys_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_VENDOR_API_KEY", "plainwordsecret")
-    text = engine.redact("a plainwordsecret b sk-proj-abcdefgh1234 c Bearer xyz.abc d AIzaSyA1234567890abcdef e")
-    assert text == "a *** b *** c *** d *** e"
-
-
 def test_key_is_in_no_log_and_no_traceback(server: OpenAIServer, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
     import traceback
 
@@ -500,7 +494,7 @@ def test_a_local_server_is_told_how_to_go_without_a_key(monkeypatch: pytest.Monk
 
 
 def test_a_key_is_no_parameter() -> None:
-    with pytest.raises(UsageError, match="'api_key' is not a model parameter") as caught:
+    with pytest.raises(UsageError, match="'api_key' may hold a key") as caught:
         engine.check("openai/gpt-4o-mini", {"api_key": KEY})
     assert KEY not in str(caught.value)
 

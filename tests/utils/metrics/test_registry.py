@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,16 @@ def test_an_exception_of_the_function_names_the_metric() -> None:
 
     with pytest.raises(TaskError, match="metric 'own:bad' raised ValueError on example 'row-1'"):
         FunctionMetric("own:bad", bad)(EXAMPLE, "x")
+
+
+def test_a_metric_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metric_that_lies_here.py").write_text("def third(example, answer):\n    return 1 / 3\n")
+    monkeypatch.setattr("sys.path", [place for place in sys.path if place])
+    monkeypatch.chdir(tmp_path)
+    assert find_metric("metric_that_lies_here:third")(EXAMPLE, "anything") == Score(1 / 3)
+
+
+@pytest.mark.parametrize("path", ["os:system", "os.path:exists", "math:pow", "builtins:print"])
+def test_a_function_that_is_no_metric_is_refused_by_what_it_takes(path: str) -> None:
+    with pytest.raises(UsageError, match=r"a metric takes \(example, answer\)"):
+        find_metric(path)
