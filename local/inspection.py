@@ -17,7 +17,7 @@ from rich.text import Text
 from local.launch import open_run
 from local.venue import LocalVenue, overview_of
 from utils.archive import is_claimed
-from utils.errors import UsageError
+from utils.errors import Unreachable, UsageError
 from utils.report.tables import results, runs_table, tasks_table
 from utils.serialization import dumps
 from utils.tracing.exporter import parse_items, push
@@ -26,6 +26,7 @@ from utils.tracing.target import decide
 COMPLETED, NOT_COMPLETED = 0, 1
 WIDE = 120  # columns where there is no terminal that could be narrower
 SILENT_S = 600.0  # without any change: worth a word
+AWAY_S = 3600.0  # without any answer: a watch ends
 
 Row = dict[str, Any]
 
@@ -89,7 +90,7 @@ def watch_run(
     console = _console()
     before, changed_at, warned = None, clock(), False
     while True:
-        overview, is_stopped = look.render()
+        overview, is_stopped = _look_patiently(look, console, sleep, clock)
         statuses = [(task["status"], task["attempts"]) for task in overview["tasks"]]
         if statuses != before:
             before, changed_at, warned = statuses, clock(), False
@@ -102,6 +103,23 @@ def watch_run(
             warned = True
             console.print(f"nothing has changed for {SILENT_S / 60:.0f} minutes; {look.advice()}", highlight=False)
         sleep(look.every_s)
+
+
+def _look_patiently(
+    look: Look, console: Console, sleep: Callable[[float], None], clock: Callable[[], float]
+) -> tuple[Row, bool]:
+    """A look, tried again while nobody answers. Raises Unreachable when that has lasted for too long."""
+    began, is_said = clock(), False
+    while True:
+        try:
+            return look.render()
+        except Unreachable as error:
+            if clock() - began > AWAY_S:
+                raise
+            if not is_said:
+                console.print(f"{error}: looking again every {look.every_s:g} s", markup=False, highlight=False)
+                is_said = True
+            sleep(look.every_s)
 
 
 def push_run(checkpoint_dir: str, run_id: str, items: str) -> int:

@@ -18,8 +18,10 @@ import asyncio
 import json
 import os
 import secrets
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -58,7 +60,8 @@ AT_ONCE = 64  # exchanges with Modal on their way
 CHUNK = 500  # calls whose ids are written down together
 CHUNK_S = 2.0  # or those of so long
 FULL_S = 300.0  # how long a full queue is waited for
-PREFLIGHT_S = 180.0  # a worker that does not answer by then does not start
+QUIET_S = 10.0  # that a worker may take to answer before a word is said of it
+PREFLIGHT_S = 660.0  # a worker that does not answer by then does not start: Modal gives a new image 10 minutes
 SETTLE_S = 5.0  # for a call that began just now to say that it leaves its task alone
 
 # errors that say nothing of a call, but of the way to Modal: taking them for its end would do its task twice
@@ -66,6 +69,7 @@ NO_ANSWER = (
     modal.exception.AuthError,
     modal.exception.ConnectionError,
     modal.exception.ServiceError,
+    modal.exception.InternalError,
     modal.exception.ResourceExhaustedError,
 )
 
@@ -162,42 +166,53 @@ class ModalVenue:
             )
         target = self._target_of_traces(settings, answer, console)
         trace_items = chosen_items(settings.trace_items, launch.estimate.task_calls[1]) if target else None
-        with explained():
-            archive = launch.archive
-            if launch.added is not None:
-                archive.save_plan(launch.added)
-            for spec, splits in launch.splits:
-                archive.save_splits(spec, splits)
-            submission = archive.submit(launch.kind, launch.tasks, _now(), secrets.token_hex(4))
-            pool = self._pool(settings, f"{run_id}.{submission.number}")
-            if target:  # their datasets are made here, once, before any container needs them
-                links = prepare(archive, replace(launch.plan, tasks=launch.tasks), target)
-                save_links(archive, submission.number, links)
-            states, left = self._look_back(archive, launch, submission.number)
-            orders = list(_orders(replace(launch, tasks=left, states=states), settings, submission.number, trace_items))
-            recorder = Recorder(archive, submission.number, pool.object_id, console, len(orders))
-            try:
-                asyncio.run(spawn_all(pool, orders, recorder))
-            except KeyboardInterrupt:
-                console.print(
-                    f"stopped after {recorder.total:,} of {len(orders):,} calls; they go on.\n"
-                    f"next: python run_benchmark.py --modal --resume-run-id {run_id}\n"
-                    f"      python run_benchmark.py --modal --cancel-run-id {run_id}",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-                return INTERRUPTED
+        recorder = Recorder(launch.archive, console)
+        try:
+            with _going_on(f"--run-id {run_id} with the same options goes on"), explained():
+                if launch.added is not None:
+                    launch.archive.save_plan(launch.added)
+            with _going_on(f"`{_again('resume', run_id)}` goes on, and no task is submitted twice"), explained():
+                self._submit(launch, settings, target, trace_items, recorder)
+        except KeyboardInterrupt:
+            console.print(
+                f"{recorder.stopped_after}\nnext: {_again('resume', run_id)}\n      {_again('cancel', run_id)}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+            return INTERRUPTED
         count = "1 task" if recorder.total == 1 else f"{recorder.total:,} tasks"
         console.print(
             f"run {run_id}: {count} submitted; this command is not needed any more\n"
-            f"containers: {link(pool.object_id)}\nnext: {follow}",
+            f"containers: {link(recorder.pool)}\nnext: {follow}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
         if as_json:
-            print(json.dumps({"run_id": run_id, "submitted": recorder.total, "pool": pool.object_id}))
+            print(json.dumps({"run_id": run_id, "submitted": recorder.total, "pool": recorder.pool}))
         return COMPLETED
+
+    def _submit(
+        self,
+        launch: Launch,
+        settings: Settings,
+        target: Target | None,
+        trace_items: Sampling | None,
+        recorder: Recorder,
+    ) -> None:
+        """Everything after the plan; what was done of it stands, whatever ends it."""
+        archive = launch.archive
+        for spec, splits in launch.splits:
+            archive.save_splits(spec, splits)
+        submission = archive.submit(launch.kind, launch.tasks, _now(), secrets.token_hex(4)).number
+        pool = self._pool(settings, f"{launch.plan.run_id}.{submission}")
+        if target:  # their datasets are made here, once, before any container needs them
+            save_links(archive, submission, prepare(archive, replace(launch.plan, tasks=launch.tasks), target))
+        states, ours = self._look_back(archive, launch, submission)
+        orders = list(_orders(replace(launch, tasks=ours, states=states), settings, submission, trace_items))
+        recorder.begin(submission, pool.object_id, len(orders))
+        asyncio.run(spawn_all(pool, orders, recorder))
 
     def cancel(self, open_run: Callable[[], RunArchive], console: Console) -> int:
         """Queued calls end unstarted, running ones journal what they were answered and end."""
@@ -213,7 +228,7 @@ class ModalVenue:
             cancelled = asyncio.run(_cancel(list(_last_calls(archive, left, states).values())))
         console.print(
             f"run {archive.run_id}: {len(left):,} tasks cancelled, {cancelled:,} of their calls were still alive\n"
-            f"next: python run_benchmark.py --modal --resume-run-id {archive.run_id}",
+            f"next: {_again('resume', archive.run_id)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -297,11 +312,11 @@ class ModalVenue:
                 look = modal.Function.from_name(APP, PREFLIGHT).with_options(secrets=self._secrets)
                 call = look.spawn(list(models), encode(params), metric)
                 try:
-                    self._answers[asked] = call.get(timeout=PREFLIGHT_S)
-                except modal.exception.AuthError:
+                    self._answers[asked] = first_answer(call.get, lambda text: print(text, file=sys.stderr))
+                except NO_ANSWER:
                     raise
                 except Exception as error:  # of whatever kind the worker raised, on its own side, or no answer
-                    reason = " ".join(str(error).split()) or f"no answer after {PREFLIGHT_S:.0f} s"
+                    reason = " ".join(str(error).split()) or f"no answer after {QUIET_S + PREFLIGHT_S:.0f} s"
                     raise UsageError(
                         f"the deployed worker does not start: {type(error).__name__}: {reason[:300]}; mend it and"
                         f" `{DEPLOY}`; its log: {link(call.object_id)}"
@@ -333,16 +348,26 @@ def _orders(launch: Launch, settings: Settings, submission: int, trace_items: Sa
 class Recorder:
     """Writes the ids of calls down while they are made."""
 
-    def __init__(self, archive: RunArchive, submission: int, pool: str, console: Console, wanted: int) -> None:
+    def __init__(self, archive: RunArchive, console: Console) -> None:
         self._archive = archive
-        self._submission = submission
-        self._pool = pool
         self._console = console
-        self._wanted = wanted
+        self._submission = self._wanted = self._chunks = 0
         self._fresh: dict[str, str] = {}
-        self._chunks = 0
-        self._saved_at = time.monotonic()
+        self._saved_at = 0.0
+        self.pool = ""
         self.total = 0
+
+    def begin(self, submission: int, pool: str, wanted: int) -> None:
+        """From now on calls are made: so many, of this dispatch."""
+        self._submission, self.pool, self._wanted = submission, pool, wanted
+        self._saved_at = time.monotonic()
+
+    @property
+    def stopped_after(self) -> str:
+        """How far it came, in words."""
+        if not self.total:
+            return "stopped before any call was made"
+        return f"stopped after {self.total:,} of {self._wanted:,} calls; they go on."
 
     def add(self, task_id: str, call: str) -> None:
         self._fresh[task_id] = call
@@ -357,7 +382,7 @@ class Recorder:
         if self._fresh:
             fresh, self._fresh = self._fresh, {}
             self._chunks += 1
-            save_calls(self._archive, Calls(self._submission, self._pool, fresh), self._chunks)
+            save_calls(self._archive, Calls(self._submission, self.pool, fresh), self._chunks)
             self._console.print(f"submitted {self.total:,} of {self._wanted:,}", style="dim", highlight=False)
         self._saved_at = time.monotonic()
 
@@ -390,6 +415,15 @@ async def spawn_all(pool: modal.Function[..., Any, Any], orders: Sequence[Order]
         await asyncio.to_thread(recorder.save)
 
 
+def first_answer(get: Callable[..., Any], tell: Callable[[str], None]) -> Any:
+    """What `get(timeout=...)` gives; where that takes long it is told why. Raises TimeoutError, or what `get` does."""
+    try:
+        return get(timeout=QUIET_S)
+    except TimeoutError:
+        tell("waiting for the first container: the image of a new deployment may take 10 minutes to arrive")
+        return get(timeout=PREFLIGHT_S)
+
+
 async def patiently(
     call: Callable[[], Awaitable[Any]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> Any:
@@ -401,8 +435,7 @@ async def patiently(
         except modal.exception.ResourceExhaustedError as error:
             if waited >= FULL_S:
                 raise UsageError(
-                    f"Modal takes no more calls for {waited:.0f} s: {error}; look at the workspace's usage and limits,"
-                    " then --resume-run-id"
+                    f"Modal takes no more calls for {waited:.0f} s: {error}; look at the workspace's usage and limits"
                 ) from None
             await sleep(pause)
             waited, pause = waited + pause, min(30.0, 2 * pause)
@@ -463,6 +496,19 @@ def _started(archive: RunArchive, attempt: Attempt) -> Started:
 
 
 # --------------------------------------------------------------------------- words
+
+
+def _again(verb: str, run_id: str) -> str:
+    return f"python run_benchmark.py --modal --{verb}-run-id {run_id}"
+
+
+@contextmanager
+def _going_on(way_out: str) -> Iterator[None]:
+    """Adds to an error how the run goes on: whoever named no run has not seen its id."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{error}; {way_out}") from None
 
 
 def _create(secret: str, key: str) -> str:

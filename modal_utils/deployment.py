@@ -12,7 +12,7 @@ from pathlib import Path
 
 import modal
 
-from utils.errors import UsageError
+from utils.errors import Unreachable, UsageError
 
 APP = "prompt-optimizer-benchmark"
 RUN_TASK, PREFLIGHT, COLLECT = "run_task", "preflight", "collect"  # functions of the app
@@ -23,6 +23,7 @@ OPIK_SECRET = "opik-credentials"
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("benchmark_config", "benchmark_task", "modal_utils", "optimizers", "utils")  # besides benchmark_worker
+RECIPE = ("constraints.txt", "pyproject.toml")  # what the image is made from
 CONSTRAINTS = "/constraints.txt"  # in the image
 
 LONGEST_S = 24 * 3600  # what Modal gives one input at most
@@ -34,14 +35,16 @@ SET_TOKEN = "modal token new"
 
 def image() -> modal.Image:
     """The packages of pyproject.toml at the versions of the constraints file; our own sources are added at start."""
-    return (
+    made = (
         modal.Image.debian_slim()
         .add_local_file(ROOT / "constraints.txt", CONSTRAINTS, copy=True)
         .pip_install_from_pyproject(
             str(ROOT / "pyproject.toml"), ["tpe", "tracing"], extra_options=f"--constraint {CONSTRAINTS}"
         )
-        .add_local_python_source(*SOURCES)
     )
+    for name in RECIPE:  # so that a container can tell what it was made from
+        made = made.add_local_file(ROOT / name, f"/root/{name}")
+    return made.add_local_python_source(*SOURCES)
 
 
 def volume() -> modal.Volume:
@@ -50,7 +53,8 @@ def volume() -> modal.Volume:
 
 
 def sources(root: Path = ROOT) -> Iterator[Path]:
-    """Every file of our own that a container gets."""
+    """Every file of our own that a container gets: the code, and the recipe of its image."""
+    yield from (root / name for name in RECIPE)
     yield root / "benchmark_worker.py"
     for name in SOURCES:
         package = root / name
@@ -71,7 +75,7 @@ def code_hash(root: Path = ROOT) -> str:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Modal's own errors as one line with the command that mends it."""
+    """Modal's own errors as one line with the command that mends it; what may pass by itself as Unreachable."""
     try:
         yield
     except modal.exception.AuthError:
@@ -81,10 +85,26 @@ def explained() -> Iterator[None]:
             raise UsageError(f"the app {APP!r} is not deployed; run `{DEPLOY}`") from None
         raise UsageError(f"Modal does not know it: {error}") from None
     except modal.exception.ConnectionError as error:
-        raise UsageError(f"Modal cannot be reached: {' '.join(str(error).split())}; check the network") from None
+        raise Unreachable(f"Modal cannot be reached: {_line(error)}; check the network") from None
+    except (modal.exception.ServiceError, modal.exception.InternalError) as error:
+        raise Unreachable(f"Modal answers {type(error).__name__}: {_line(error)}; try again") from None
     except modal.exception.Error as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UsageError(f"Modal answers {reason}; try again: no task is submitted twice") from None
+        raise UsageError(f"Modal answers {type(error).__name__}: {_line(error)}; try again") from None
+    except Exception as error:
+        if not _is_of_the_way(error):
+            raise
+        raise Unreachable(f"Modal cannot be reached: {type(error).__name__}: {_line(error)}; try again") from None
+
+
+def _is_of_the_way(error: Exception) -> bool:
+    """True for what the transfer of a file may fail with: it goes beside Modal's own exchanges, and has its errors."""
+    import aiohttp
+
+    return isinstance(error, aiohttp.ClientError | ConnectionError | TimeoutError)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def link(object_id: str) -> str:

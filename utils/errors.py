@@ -2,7 +2,8 @@
 
     BenchmarkError                  one line: the thing, the value, the way out
     ├── UsageError                  before anything is spent: bad names, values, files (exit code 2)
-    │   └── MissingKey              a model's key is not where it would be asked from
+    │   ├── MissingKey              a model's key is not where it would be asked from
+    │   └── Unreachable             a service does not answer now; asked again later it may
     ├── CallError                   a model call failed for good, after its retries; `kind` says how
     └── TaskError                   a task cannot go on: too many failed calls, a worker lost, a deadline passed
     Stop (BaseException)            the end of an optimizer's loop, raised by the door
@@ -36,6 +37,10 @@ class MissingKey(UsageError):
     def __init__(self, message: str, variables: str) -> None:
         super().__init__(message)
         self.variables = variables
+
+
+class Unreachable(UsageError):
+    """A service on which a command depends does not answer now, and may later."""
 
 
 class ErrorKind(StrEnum):

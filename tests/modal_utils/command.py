@@ -68,7 +68,7 @@ class Cloud:
         process = self.start(*words, cwd=cwd, env=env)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 2, out + err
-        (line,) = err.splitlines()
+        (line,) = (line for line in err.splitlines() if not line.startswith("waiting for the first container"))
         assert line.startswith("error: ")
         assert self._submitted == before, "something was submitted"
         return line

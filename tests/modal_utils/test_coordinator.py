@@ -125,7 +125,7 @@ def test_a_full_queue_is_asked_again_after_longer_and_longer_pauses() -> None:
 
 def test_a_queue_that_stays_full_is_given_up_in_time_with_the_way_to_go_on() -> None:
     queue = Full(1000)
-    with pytest.raises(UsageError, match=r"no more calls for \d+ s: full; .*--resume-run-id"):
+    with pytest.raises(UsageError, match=r"no more calls for \d+ s: full; look at the workspace's usage"):
         wait_for(queue.call, queue.sleep)
     assert FULL_S <= sum(queue.slept) < FULL_S + 30
 
@@ -139,6 +139,33 @@ def test_other_refusals_are_not_waited_out() -> None:
     with pytest.raises(modal.exception.NotFoundError):
         wait_for(refuse, queue.sleep)
     assert queue.slept == []
+
+
+class Slow:
+    """A call that gives its answer at so manyth time of asking."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+        self.asked: list[float] = []
+
+    def get(self, timeout: float) -> str:
+        self.asked.append(timeout)
+        if len(self.asked) < self.left:
+            raise TimeoutError
+        return "here"
+
+
+def test_a_first_image_that_takes_ten_minutes_is_waited_for_and_said() -> None:
+    said: list[str] = []
+    quick, slow, never = Slow(1), Slow(2), Slow(9)
+    assert coordinator.first_answer(quick.get, said.append) == "here"
+    assert said == []
+    assert coordinator.first_answer(slow.get, said.append) == "here"
+    assert sum(slow.asked) > 600
+    (line,) = said
+    assert "the image of a new deployment may take 10 minutes" in line
+    with pytest.raises(TimeoutError):
+        coordinator.first_answer(never.get, said.append)
 
 
 # --------------------------------------------------------------------------- a grid
@@ -294,10 +321,37 @@ def test_a_queue_that_stays_full_is_one_line_and_the_run_can_be_resumed(
         assert run_benchmark.cli(["--modal", *SMALL, *seeds(4), "--run-id", "full"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: Modal takes no more calls")
+    assert line.endswith(
+        "`python run_benchmark.py --modal --resume-run-id full` goes on, and no task is submitted twice"
+    )
     deployed.plane.faults([])
     deployed.submit("--resume-run-id", "full")
     assert statuses(deployed.wait("full")) == {"completed": 4}
     assert was_run_once(deployed.archive("full"), 4)
+
+
+@pytest.mark.parametrize("rpc", ["VolumePutFiles2", "FunctionMap"])
+def test_a_submission_that_is_cut_names_its_run_and_the_command_that_goes_on(deployed: Cloud, rpc: str) -> None:
+    """Cut when the plan is written, or when the first task is submitted; nobody has named the run."""
+    deployed.plane.faults(
+        [{"rpc": rpc, "status": "INTERNAL", "skip": 0 if rpc.startswith("Volume") else 1, "times": 1000}]
+    )
+    before = len(deployed.calls())
+    said = deployed.submit(*SMALL, *seeds(3), code=2)
+    (run_id,) = set(re.findall(r"run_\d+_\d+_\w+", said))
+    (line,) = (line for line in said.splitlines() if line.startswith("error: "))
+    deployed.plane.faults([])
+    assert len(deployed.calls()) == before
+    if rpc == "VolumePutFiles2":
+        assert line.endswith(f"; --run-id {run_id} with the same options goes on")
+        deployed.submit(*SMALL, *seeds(3), "--run-id", run_id)
+    else:
+        assert line.endswith(
+            f"; `python run_benchmark.py --modal --resume-run-id {run_id}` goes on, and no task is submitted twice"
+        )
+        deployed.submit("--resume-run-id", run_id)
+    assert statuses(deployed.wait(run_id)) == {"completed": 3}
+    assert was_run_once(deployed.archive(run_id), 3)
 
 
 # --------------------------------------------------------------------------- two clients at once

@@ -7,11 +7,14 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import aiohttp
+import modal
 import pytest
 
-from modal_utils.deployment import APP, COLLECT, CONSTRAINTS, PREFLIGHT, ROOT, RUN_TASK, code_hash, sources
+from modal_utils.deployment import APP, COLLECT, CONSTRAINTS, PREFLIGHT, ROOT, RUN_TASK, code_hash, explained, sources
 from tests.modal_utils.command import Cloud, checkout, client_of, cloud
 from tests.test_layering import imports, modules
+from utils.errors import Unreachable, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def test_every_module_that_a_container_imports_is_shipped() -> None:
 
 
 def test_no_module_of_this_machine_or_of_the_tests_is_shipped() -> None:
-    tops = {dotted(path).partition(".")[0] for path in sources()}
+    tops = {dotted(path).partition(".")[0] for path in sources() if path.suffix == ".py"}
     assert tops == {"benchmark_worker", "benchmark_config", "benchmark_task", "modal_utils", "optimizers", "utils"}
     assert not [name for name in imported("benchmark_worker") if name.partition(".")[0] in ("local", "tests")]
 
@@ -54,7 +57,9 @@ def test_a_container_has_these_files_and_no_other_python_file_of_ours(deployed: 
     state = deployed.plane.state(full=True)
     (run_task,) = (function["id"] for function in state["functions"] if function["name"] == RUN_TASK)
     mounted = {Path(name).relative_to("/root") for name in state["files"][run_task] if name.startswith("/root/")}
-    assert {path for path in mounted if path.suffix == ".py"} == {path.relative_to(ROOT) for path in sources()}
+    ours = {path.relative_to(ROOT) for path in sources()}
+    assert {path for path in mounted if path.suffix == ".py"} == {path for path in ours if path.suffix == ".py"}
+    assert ours <= mounted
 
 
 def test_the_app_has_its_three_functions(deployed: Cloud) -> None:
@@ -95,6 +100,35 @@ def test_the_hash_is_the_same_here_and_in_a_container(deployed: Cloud) -> None:
         there = modal.Function.from_name(APP, PREFLIGHT).remote([], {}, "")
     assert there["code_hash"] == code_hash()
     assert (there["missing"], there["problems"]) == ({}, [])
+
+
+def test_a_change_of_what_the_image_is_made_from_is_another_hash() -> None:
+    assert {"constraints.txt", "pyproject.toml"} <= {path.name for path in sources()}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_passing"),
+    [
+        (modal.exception.ConnectionError("refused"), True),
+        (modal.exception.ServiceError("unavailable"), True),
+        (modal.exception.InternalError("broken"), True),
+        (aiohttp.ServerDisconnectedError(), True),
+        (ConnectionResetError("reset"), True),
+        (modal.exception.AuthError("no token"), False),
+        (modal.exception.PermissionDeniedError("not yours"), False),
+        (modal.exception.NotFoundError("gone"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_may_pass_by_itself_is_told_from_what_will_not(error: Exception, is_passing: bool) -> None:
+    with pytest.raises(UsageError) as raised, explained():
+        raise error
+    assert isinstance(raised.value, Unreachable) == is_passing
+
+
+def test_what_is_no_error_of_modal_stays_what_it_is() -> None:
+    with pytest.raises(FileNotFoundError), explained():
+        raise FileNotFoundError("results/x")
 
 
 def test_the_hash_is_the_same_in_another_folder_and_changes_with_every_source(tmp_path: Path) -> None:
