@@ -23,7 +23,7 @@ from benchmark_config import DATASETS, DEFAULTS, OPTIMIZERS, Settings
 from optimizers.base import Extent, Optimizer
 from optimizers.editor import Editor
 from optimizers.problem import Problem, Rules, ask_scores, refuse_failures, spans_of
-from utils.archive import Attempt, Kind, RunArchive, TaskState
+from utils.archive import Appender, Attempt, Kind, RunArchive, TaskState
 from utils.dataset_specs.base import DatasetSpec, check_prompt, load_splits
 from utils.dataset_specs.csv_file import csv_spec
 from utils.door import Door, Purse
@@ -584,10 +584,12 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
     try:
         place.tell(Progress(spec.task_id, "loading"))
         work = load_work(spec, place.archive.load_splits(spec))
-        door = _door(spec, work, place)
-        with closing(door):
-            recording = Recording(place.archive.recording(place.attempt))
-            result = run_task(spec, work, build_optimizer(spec), door, _reporter(spec, place, door), recording)
+        with (
+            closing(place.archive.journal(place.attempt)) as calls,
+            closing(place.archive.recording(place.attempt)) as steps,
+            closing(_door(spec, work, place, calls)) as door,
+        ):
+            result = run_task(spec, work, build_optimizer(spec), door, _reporter(spec, place, door), Recording(steps))
     except Drained as stop:
         logger.info("stopped: %s", stop)
         return None
@@ -598,9 +600,9 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
     return result
 
 
-def _door(spec: TaskSpec, work: Work, place: Place) -> Door:
+def _door(spec: TaskSpec, work: Work, place: Place, calls: Appender) -> Door:
     archive = place.archive
-    journal = Journal(archive.journal(place.attempt))
+    journal = Journal(calls, calls.sync)
     for earlier in place.earlier:
         journal.read(archive.read_journal(earlier), forget_failures=earlier.submission < place.retried_at)
     examples = (*work.splits.train, *work.splits.validation, *work.splits.test)

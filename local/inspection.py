@@ -16,7 +16,7 @@ from rich.text import Text
 
 from local.launch import open_run
 from local.venue import LocalVenue, overview_of
-from utils.archive import is_claimed
+from utils.archive import LOCK, Folder
 from utils.errors import Unreachable, UsageError
 from utils.report.tables import results, runs_table, tasks_table
 from utils.serialization import dumps
@@ -168,19 +168,19 @@ class LocalLook:
     every_s = 2.0
 
     def __init__(self, venue: LocalVenue, run_id: str) -> None:
-        self._folder = venue.root / run_id
+        self._folder = Folder(venue.root / run_id)
         archive = open_run(venue, run_id, "--run-id")
         self._overview = overview_of(archive)
 
     def render(self) -> tuple[Row, bool]:
-        is_stopped = not is_claimed(self._folder / "lock")
+        is_stopped = not self._folder.is_claimed(LOCK)
         return self._overview.render(stopped=is_stopped), is_stopped
 
     def note(self) -> str:
         return ""
 
     def advice(self) -> str:
-        return f"see the logs in {self._folder}/logs"
+        return f"see the logs in {self._folder.root}/logs"
 
 
 def _show(console: Console, look: Look, overview: Row, *, detailed: bool, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from local import tracing
 from local.checkpoint import Checkpoint
 from local.live import Plain, Tally, View
 from local.runner import Limits, Runner, Watcher, wait_for_strays, warm_up
-from utils.archive import Claim, RunArchive, TaskState, local_archive
+from utils.archive import LOCK, Folder, RunArchive, TaskState, local_archive
 from utils.errors import UsageError
 from utils.journal import Entry, read_line
 from utils.records import TaskResult, TaskSpec
@@ -164,10 +164,9 @@ def locked(root: Path, run_id: str) -> Iterator[None]:
     """The run's directory, for this process alone."""
     folder = root / run_id
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        claim = Claim(folder / "lock", f"{os.getpid()}\n")
+        claim = Folder(folder).claim(LOCK, f"{os.getpid()}\n")
     except BlockingIOError:
-        owner = (folder / "lock").read_text().strip()
+        owner = (folder / LOCK).read_text().strip()
         raise UsageError(
             f"run {run_id!r} is locked by process {owner}; wait for it, or watch it with "
             f"`python check_results.py --run-id {run_id} --watch{where(str(root))}`"

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 
 from benchmark_task import Place, attempt
 from local.logging import log_to
-from utils.archive import Attempt, Claim, local_archive
+from utils.archive import Attempt, Folder, local_archive
 from utils.errors import Drained
 from utils.llm.base import LLM
 from utils.llm.cache import AnswerStore, Cached
@@ -55,7 +55,7 @@ def work(order: Order, pipe: Connection) -> None:
     archive = local_archive(order.root, order.run_id)
     folder = order.root / order.run_id
     log_to(folder / archive.log_name(order.spec.task_id), order.log_level)
-    claim = Claim(folder / archive.started_name(order.attempt), f'{{"pid":{os.getpid()}}}\n')
+    claim = Folder(folder).claim(archive.started_name(order.attempt), f'{{"pid":{os.getpid()}}}\n')
     line = Line(pipe)
 
     def wrap(model: LLM, task_id: str) -> LLM:

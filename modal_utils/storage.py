@@ -17,14 +17,15 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import modal
 
 from modal_utils.deployment import explained
-from utils.archive import Attempt, Folder, RunArchive
+from utils.archive import Appender, Attempt, Folder, RunArchive
+from utils.disk import CommittedDisk
 from utils.records import TaskResult
 from utils.report.overview import Row, outcome
 from utils.serialization import dumps, loads
@@ -40,7 +41,7 @@ class Mounted(Folder):
     """
 
     def __init__(self, root: Path, commit: Callable[[], None], reload: Callable[[], None]) -> None:
-        super().__init__(root)
+        super().__init__(root, CommittedDisk())
         self.commit = commit
         self.reload = reload
         self.is_dirty = False  # something was written since the last commit
@@ -59,21 +60,23 @@ class Mounted(Folder):
 
     def create(self, name: str, content: bytes) -> None:
         """No link, as a folder makes: the container sees nobody else's writes, and its names are its own."""
-        if (self.root / name).exists() and self.read(name) != content:
+        try:
+            is_other = self.read(name) != content
+        except FileNotFoundError:
+            is_other = False
+        if is_other:
             raise FileExistsError(name)
         self.write(name, content)
 
-    def appender(self, name: str) -> Callable[[str], None]:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def appender(self, name: str) -> Appender:
+        return _Reopened(self, name)
 
-        def append(text: str) -> None:
-            with path.open("ab") as file:
-                file.write(text.encode("utf-8", "surrogatepass"))
-                self._appended[name] = file.tell()
-            self.is_dirty = True
-
-        return append
+    def append(self, name: str, content: bytes) -> None:
+        """Write to the end of a file, and let go of it."""
+        log = self.open_log(name) if name not in self._appended else self.disk.open_log(self.root / name)
+        with closing(log):
+            self._appended[name] = log.write(content)
+        self.is_dirty = True
 
     def publish(self) -> None:
         """Commit what was written, if anything was."""
@@ -86,6 +89,23 @@ class Mounted(Folder):
                 self.is_dirty = True
                 raise
             self._published = appended
+
+
+class _Reopened:
+    """The appender of a file that is opened for each line; it lasts once it is published."""
+
+    def __init__(self, blobs: Mounted, name: str) -> None:
+        self._blobs = blobs
+        self._name = name
+
+    def __call__(self, text: str) -> None:
+        self._blobs.append(self._name, text.encode("utf-8", "surrogatepass"))
+
+    def sync(self) -> None:
+        """Nothing: a commit carries a line with everything before it."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class Remote:
@@ -121,7 +141,7 @@ class Remote:
         with self._volume.batch_upload(force=force) as batch:
             batch.put_file(io.BytesIO(content), f"/{self._folder}/{name}")
 
-    def appender(self, name: str) -> Callable[[str], None]:
+    def appender(self, name: str) -> Appender:
         raise io.UnsupportedOperation(f"{name} cannot be appended to from outside: only its container does that")
 
     def list(self, folder: str) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 
 import check_results
 import run_benchmark
-from utils.archive import Claim
+from utils.disk import DISK
 from utils.llm.resilience import Resilient
 
 ROOT = Path(run_benchmark.__file__).parent
@@ -293,7 +293,7 @@ def test_a_results_directory_that_cannot_be_written(refused: Refused) -> None:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    claim = Claim(path, "4711\n")
+    claim = DISK.claim(path, "4711\n")
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("utils.errors",),
     ("utils.serialization",),
     ("utils.prompt", "utils.records"),
-    ("utils.metrics", "utils.validation", "utils.values", "utils.redaction"),
+    ("utils.metrics", "utils.validation", "utils.values", "utils.redaction", "utils.disk"),
     ("utils.dataset_specs",),
     ("utils.llm", "utils.journal", "utils.ledger", "utils.archive"),
     ("utils.door",),

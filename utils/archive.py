@@ -11,6 +11,7 @@
     details/<task_id>@<n>.<k>.json               its bulk: every step, and the test scores row by row
     logs/optimization_<task_id>.log
     checkpoint.json                              rendered from the above, never the source of truth
+    lock                                         claimed by the process that works on the run
 
 Every file has one writer and is written once, or appended to by that writer. The state of all tasks follows from two
 listings and the submissions. `Blobs` knows bytes, `RunArchive` alone knows this layout.
@@ -18,12 +19,10 @@ listings and the submissions. `Blobs` knows bytes, `RunArchive` alone knows this
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -31,11 +30,26 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from utils.disk import DISK, Claim, Disk, Log
 from utils.errors import UsageError
 from utils.records import RunPlan, Splits, Status, TaskResult, TaskSpec
 from utils.serialization import content_hash, dumps, loads
 
+LOCK = "lock"  # held by whoever works on the run
 ATTEMPT = re.compile(r"(?P<task>.+)@(?P<submission>\d+)\.(?P<name>\w+?)(\.(completed|failed)\.json)?$")
+
+
+class Appender(Protocol):
+    """Writes lines to the end of a file."""
+
+    def __call__(self, text: str) -> None:
+        """Write, through to the operating system: it survives this process."""
+
+    def sync(self) -> None:
+        """What was written so far survives a power cut."""
+
+    def close(self) -> None:
+        """Sync, and let go of the file."""
 
 
 class Blobs(Protocol):
@@ -56,67 +70,104 @@ class Blobs(Protocol):
     def create(self, name: str, content: bytes) -> None:
         """The same for what is written once. Raises FileExistsError where something else stands there already."""
 
-    def appender(self, name: str) -> Callable[[str], None]:
-        """Writes text to the end of a file, through to the operating system; created if missing."""
+    def appender(self, name: str) -> Appender:
+        """The end of a file of lines, created if missing; a torn last line is cut off."""
 
     def list(self, folder: str) -> list[str]:
         """The names in a folder, sorted; empty if there is no such folder."""
 
 
 class Folder:
-    """Blobs in a directory. Writes go to a file beside and are renamed: a reader sees the old or the new, whole."""
+    """Blobs in a directory. Writes go to a file beside and are renamed: a reader sees the old or the new, whole.
 
-    def __init__(self, root: Path) -> None:
+    What was written survives a power cut when `write` or `claim` returns; what was appended, when it was synced.
+    """
+
+    def __init__(self, root: Path, disk: Disk = DISK) -> None:
         self.root = root
+        self.disk = disk
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        return self.disk.read(self.root / name)
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
         return {name: self.read(name) for name in names}
 
     def read_on(self, name: str, offset: int) -> bytes:
-        with (self.root / name).open("rb") as file:
-            file.seek(offset)
-            return file.read()
+        return self.disk.read(self.root / name, offset)
 
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_bytes(content)
-        aside.replace(path)
+        self.disk.rename(self._write_aside(path, content), path)
+        self.disk.sync(path.parent)
 
     def create(self, name: str, content: bytes) -> None:
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-        aside.write_bytes(content)
+        aside = self._write_aside(path, content)
         try:
-            os.link(aside, path)  # unlike a rename it takes nobody's place
+            self.disk.link(aside, path)
         except FileExistsError:
-            if path.read_bytes() != content:
+            if self.disk.read(path) != content:
                 raise
         finally:
-            aside.unlink()
+            self.disk.remove(aside)
+        self.disk.sync(path.parent)
 
-    def appender(self, name: str) -> Callable[[str], None]:
+    def _write_aside(self, path: Path, content: bytes) -> Path:
+        self.disk.make_folder(path.parent)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        self.disk.write(aside, content)
+        self.disk.sync(aside)
+        return aside
+
+    def appender(self, name: str) -> Appender:
+        return _Open(self.open_log(name))
+
+    def open_log(self, name: str) -> Log:
+        """A file of lines, open at its end; there after a power cut. A torn last line, left by a kill, is cut off."""
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-        def append(text: str) -> None:
-            view = memoryview(text.encode("utf-8", "surrogatepass"))
-            while view:
-                view = view[os.write(descriptor, view) :]
-
-        return append
+        self.disk.make_folder(path.parent)
+        log = self.disk.open_log(path)
+        written = self.disk.read(path)
+        if not written.endswith(b"\n"):
+            self.disk.cut(path, written.rfind(b"\n") + 1)
+        self.disk.sync(path.parent)
+        return log
 
     def list(self, folder: str) -> list[str]:
+        return sorted(name for name in self.disk.names(self.root / folder) if not name.startswith("."))
+
+    def claim(self, name: str, content: str = "") -> Claim:
+        """A lock that lasts as long as this process. Raises BlockingIOError while another one holds it."""
+        path = self.root / name
+        self.disk.make_folder(path.parent)
+        claim = self.disk.claim(path, content)
+        self.disk.sync(path)
+        self.disk.sync(path.parent)
+        return claim
+
+    def is_claimed(self, name: str) -> bool:
+        """True while a living process holds the claim."""
+        return self.disk.is_claimed(self.root / name)
+
+
+class _Open:
+    """The appender of a file that stays open."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def __call__(self, text: str) -> None:
+        self._log.write(text.encode("utf-8", "surrogatepass"))
+
+    def sync(self) -> None:
+        self._log.sync()
+
+    def close(self) -> None:
         try:
-            return sorted(entry.name for entry in os.scandir(self.root / folder) if not entry.name.startswith("."))
-        except FileNotFoundError:
-            return []
+            self._log.sync()
+        finally:
+            self._log.close()
 
 
 class Kind(StrEnum):
@@ -253,7 +304,7 @@ class RunArchive:
 
     # ------------------------------------------------------------------ calls and results
 
-    def journal(self, attempt: Attempt) -> Callable[[str], None]:
+    def journal(self, attempt: Attempt) -> Appender:
         """Where an attempt writes its model calls."""
         return self.blobs.appender(f"journal/{attempt}.jsonl")
 
@@ -266,7 +317,7 @@ class RunArchive:
         whole, newline, torn = written.rpartition(b"\n")
         return (whole + newline).decode("utf-8", "surrogatepass") + torn.decode("utf-8", "replace")
 
-    def recording(self, attempt: Attempt) -> Callable[[str], None]:
+    def recording(self, attempt: Attempt) -> Appender:
         """Where an attempt writes its trials and steps."""
         return self.blobs.appender(f"trace/{attempt}.jsonl")
 
@@ -365,48 +416,10 @@ class RunArchive:
         return TaskState(Status.RUNNING if running else Status.PENDING, started)
 
 
-class Claim:
-    """A file that is locked as long as its owner lives: a kill lets go of it, whatever the signal."""
-
-    def __init__(self, path: Path, content: str = "", *, patience: int = 20, pause_s: float = 0.05) -> None:
-        """Raises BlockingIOError while another process holds it; a look by `is_claimed` is waited out."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        for tries_left in reversed(range(patience)):
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not tries_left:
-                    os.close(self._descriptor)
-                    raise
-                time.sleep(pause_s)
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, content.encode())
-
-    def release(self) -> None:
-        os.close(self._descriptor)
-
-
-def is_claimed(path: Path) -> bool:
-    """True while a living process holds the claim."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def local_archive(root: Path, run_id: str) -> RunArchive:
+def local_archive(root: Path, run_id: str, disk: Disk = DISK) -> RunArchive:
     """The archive of a run in a directory; attempts hold claims on their started files."""
-    folder = Folder(root / run_id)
-    return RunArchive(folder, run_id, lambda name: is_claimed(folder.root / name))
+    folder = Folder(root / run_id, disk)
+    return RunArchive(folder, run_id, folder.is_claimed)
 
 
 def _data_name(spec: TaskSpec) -> str:

@@ -4,18 +4,22 @@ Calls are keyed by the content of the request and its occurrence number, so runn
 with the same seed finds its answers here until the frontier, at no cost. A file is appended to by one attempt, a line a
 call; a resumed attempt reads the files of all earlier ones. A torn last line, left by a kill, is skipped.
 
-Lines are written through to the operating system at once: they survive the death of the process, not a power cut.
+Lines are written through to the operating system at once, so they survive the death of the process; those of a second
+are synced together, so a power cut costs the answers of a second.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from utils.errors import CallError, ErrorKind, UsageError
 from utils.records import Completion, Message, Request, Role, Spend, StopReason, Usage
 from utils.serialization import decode, dumps
+
+SYNC_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,20 @@ class Ending:
 class Journal:
     """What is known of a task's calls, and where new ones are written.
 
-    `append` writes one line to this attempt's file; the files of earlier attempts are read first, oldest first.
+    `append` writes one line to this attempt's file, and `sync` makes what was written survive a power cut; the files of
+    earlier attempts are read first, oldest first.
     """
 
-    def __init__(self, append: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        append: Callable[[str], None],
+        sync: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._append = append
+        self._sync = sync
+        self._clock = clock
+        self._synced_at = -SYNC_EVERY_S
         self._entries: dict[tuple[str, int], Entry] = {}
         self._paid_before: dict[tuple[str, int], Entry] = {}
         self.ending: Ending | None = None
@@ -106,6 +119,9 @@ class Journal:
         """Write an outcome down. Returns when the operating system has it."""
         self._append(dumps(entry) + "\n")
         self._entries[entry.key, entry.occurrence] = entry
+        if self._clock() - self._synced_at >= SYNC_EVERY_S:
+            self._sync()
+            self._synced_at = self._clock()
 
     def end(self, reason: StopReason, logical_calls: int) -> None:
         """Write down that the clock, which no replay can reproduce, ended the optimization here."""

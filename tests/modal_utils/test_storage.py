@@ -28,6 +28,7 @@ from modal_utils.storage import (
 from tests.modal_utils.command import client_of
 from tests.servers.modal import Plane, running
 from utils.archive import Attempt, Blobs, Folder, RunArchive
+from utils.disk import Disk
 from utils.records import Status, StopReason, TaskResult, TaskSpec
 from utils.report.overview import outcome
 from utils.serialization import encode
@@ -162,7 +163,7 @@ def test_a_file_that_a_container_was_still_writing_is_not_listed(
 ) -> None:
     blobs = mounted(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", lambda self, target: 1 / 0)
+        patch.setattr(Disk, "rename", lambda self, path, target: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             blobs.write("results/x", b"half")
     (aside,) = (tmp_path / "results").iterdir()

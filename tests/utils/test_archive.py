@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import same, task_results
-from utils.archive import Attempt, Claim, Folder, Kind, RunArchive, TaskState, is_claimed, local_archive
+from utils.archive import Attempt, Folder, Kind, RunArchive, TaskState, local_archive
 from utils.dataset_specs.base import Splits
+from utils.disk import Disk, Log
 from utils.errors import ErrorKind, UsageError
 from utils.records import Example, Failure, RunPlan, Status, StopReason, TaskResult, TaskSpec
 
-ROOT = Path(__file__).parents[2]
 A, B, C = (TaskSpec("toy", "no_op", "sim/standard", seed) for seed in (1, 2, 3))
 TASKS = (A, B, C)
 IDS = [task.task_id for task in TASKS]
@@ -102,7 +102,7 @@ def test_a_task_that_nobody_touched_is_pending(archive: RunArchive) -> None:
 def test_a_task_runs_while_its_owner_lives_and_is_pending_once_it_is_gone(tmp_path: Path) -> None:
     archive = local_archive(tmp_path, "r")
     archive.submit(Kind.NEW, TASKS, "now")
-    claim = Claim(tmp_path / "r" / archive.started_name(attempt(A)), "me", patience=1)
+    claim = Folder(tmp_path / "r").claim(archive.started_name(attempt(A)), "me")
     assert (status(archive, A), status(archive, B)) == (Status.RUNNING, Status.PENDING)
     claim.release()
     assert status(archive, A) is Status.PENDING
@@ -359,10 +359,10 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     folder = Folder(tmp_path)
     folder.write("results/x.json", b"old")
 
-    def killed(self: Path, target: Path) -> None:
+    def killed(self: Disk, path: Path, target: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(Disk, "rename", killed)
     for name in ("results/x.json", "results/y.json"):
         with pytest.raises(KeyboardInterrupt):
             folder.write(name, b"new")
@@ -413,50 +413,103 @@ def test_a_folder_that_is_not_there_is_empty_and_a_file_is_not_found(tmp_path: P
         Folder(tmp_path).read("plan.json")
 
 
-# --------------------------------------------------------------------------- claims
-
-HOLD = """
-import sys
-from pathlib import Path
-from utils.archive import Claim
-Claim(Path(sys.argv[1]), "them")
-print("held", flush=True)
-sys.stdin.read()
-"""
+# --------------------------------------------------------------------------- what a power cut leaves
 
 
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    path = tmp_path / "started" / "x"
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "held\n"
-    yield path, process
-    process.kill()
-    process.communicate()
+MINE = f".{os.getpid()}.{threading.get_ident()}"  # what the name of a file beside ends in
 
 
-def test_a_kill_lets_go_of_a_claim(held: tuple[Path, subprocess.Popen[str]]) -> None:
-    path, process = held
-    assert is_claimed(path)
-    with pytest.raises(BlockingIOError):
-        Claim(path, "me", patience=2, pause_s=0.0)
-    assert path.read_text() == "them"
-    process.kill()
-    process.wait()
-    assert not is_claimed(path)
-    Claim(path, "me", patience=1).release()
-    assert path.read_text() == "me"
+class Recorded(Disk):
+    """The operations on a disk, in order, by the names of the files."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def note(self, operation: str, path: Path) -> None:
+        self.done.append(f"{operation} {path.name.removesuffix(MINE)}")
+
+    def write(self, path: Path, content: bytes) -> None:
+        super().write(path, content)
+        self.note("write", path)
+
+    def rename(self, path: Path, target: Path) -> None:
+        super().rename(path, target)
+        self.note("rename", target)
+
+    def link(self, path: Path, target: Path) -> None:
+        super().link(path, target)
+        self.note("link", target)
+
+    def sync(self, path: Path) -> None:
+        super().sync(path)
+        self.note("sync", path)
+
+    def open_log(self, path: Path) -> Log:
+        log, done = super().open_log(path), self.done
+
+        class Noted:
+            def write(self, content: bytes) -> int:
+                done.append(f"append {path.name}")
+                return log.write(content)
+
+            def sync(self) -> None:
+                done.append(f"sync {path.name}")
+                log.sync()
+
+            def close(self) -> None:
+                log.close()
+
+        return Noted()
 
 
-def test_a_look_does_not_take_a_claim(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    assert not is_claimed(path)
-    assert not path.exists()
-    claim = Claim(path, "me", patience=1)
-    assert [is_claimed(path), is_claimed(path)] == [True, True]
-    claim.release()
-    assert not is_claimed(path)
-    Claim(path, patience=1).release()
+def test_a_file_is_synced_before_it_is_renamed_and_its_name_after(tmp_path: Path) -> None:
+    disk = Recorded()
+    Folder(tmp_path, disk).write("results/x", b"1")
+    assert disk.done[-4:] == ["write .x", "sync .x", "rename x", "sync results"]
+    assert disk.done[:-4] == [f"sync {tmp_path.name}"], "the new folder is there too"
+    Folder(tmp_path, disk).create("results/y", b"1")
+    assert disk.done[-4:] == ["write .y", "sync .y", "link y", "sync results"]
+
+
+def test_a_started_attempt_is_known_after_a_power_cut(tmp_path: Path) -> None:
+    disk = Recorded()
+    Folder(tmp_path, disk).claim("started/x").release()
+    assert disk.done == [f"sync {tmp_path.name}", "sync x", "sync started"]
+
+
+def test_the_calls_of_an_attempt_are_synced_before_its_result_is_written(tmp_path: Path) -> None:
+    disk = Recorded()
+    archive = local_archive(tmp_path, "r", disk)
+    with closing(archive.journal(attempt(A))) as calls:
+        calls("{}\n")
+    end(archive, attempt(A))
+    name = f"{attempt(A)}.jsonl"
+    assert disk.done.index("sync journal") < disk.done.index(f"append {name}") < disk.done.index(f"sync {name}")
+    assert disk.done.index(f"sync {name}") < disk.done.index(f"write .{attempt(A)}.completed.json")
+
+
+def test_what_a_run_writes_is_its_owners_alone(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "r")
+    folder.write("results/x", b"")
+    folder.appender("journal/x").close()
+    folder.claim("lock").release()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"r": 0o700, "results": 0o700, "journal": 0o700, "x": 0o600, "lock": 0o600}
+
+
+def test_a_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"{}")
+    (tmp_path / "x").symlink_to(tmp_path / "elsewhere")
+    folder = Folder(tmp_path)
+    for touch in (folder.read, folder.claim, folder.is_claimed, folder.appender):
+        with pytest.raises(UsageError, match=r"/x is a symbolic link; put the file itself in its place"):
+            touch("x")
+    assert (tmp_path / "elsewhere").read_bytes() == b"{}"
+
+
+def test_a_torn_last_line_is_cut_off_before_more_is_appended(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"whole\ntorn")
+    append = Folder(tmp_path).appender("x")
+    append("next\n")
+    append.close()
+    assert (tmp_path / "x").read_bytes() == b"whole\nnext\n"

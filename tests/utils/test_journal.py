@@ -115,6 +115,16 @@ def test_a_recorded_outcome_is_written_before_it_is_found() -> None:
     assert len(book) == 1
 
 
+def test_answers_are_synced_together_once_a_second() -> None:
+    done: list[str] = []
+    now = [100.0]
+    book = Journal(lambda line: done.append("line"), lambda: done.append("sync"), lambda: now[0])
+    for key, passed in (("a", 0.0), ("b", 0.4), ("c", 0.4), ("d", 0.4), ("e", 0.1)):
+        now[0] += passed
+        book.record(answered("x", key))
+    assert done == ["line", "sync", "line", "line", "line", "sync", "line"]
+
+
 def test_an_outcome_that_could_not_be_written_is_not_found() -> None:
     def append(line: str) -> None:
         raise OSError("disk full")

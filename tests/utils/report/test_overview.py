@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.utils.report.runs import done, failed, nan_result, spec, written
-from utils.archive import Attempt, Claim, Kind
+from utils.archive import Attempt, Folder, Kind
 from utils.records import Status
 from utils.report.overview import Overview, run_status, task_row
 from utils.serialization import dumps, encode
@@ -34,7 +34,7 @@ def test_the_status_of_a_run_follows_from_its_tasks(statuses: str, stopped: bool
 
 def test_every_task_of_the_plan_has_a_row_in_its_order(tmp_path: Path) -> None:
     archive, plan = written(tmp_path, done(B), failed(A), tasks=(C, A, B))
-    claim = Claim(tmp_path / "r" / archive.started_name(Attempt(C.task_id, 1, "001")), patience=1)
+    claim = Folder(tmp_path / "r").claim(archive.started_name(Attempt(C.task_id, 1, "001")))
     shown = Overview(archive, plan).render()
     claim.release()
     assert [task["task_id"] for task in shown["tasks"]] == [task.task_id for task in plan.tasks]
