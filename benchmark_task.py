@@ -24,6 +24,7 @@ from optimizers.base import Extent, Optimizer
 from optimizers.editor import Editor
 from optimizers.problem import Problem, Rules, ask_scores, refuse_failures, spans_of
 from utils.archive import Appender, Attempt, Kind, RunArchive, TaskState
+from utils.bills import Bills
 from utils.dataset_specs.base import DatasetSpec, check_prompt, load_splits
 from utils.dataset_specs.csv_file import csv_spec
 from utils.door import Door, Purse
@@ -45,6 +46,7 @@ from utils.records import (
     Request,
     Role,
     RunPlan,
+    Spend,
     Split,
     Splits,
     Standing,
@@ -595,7 +597,7 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
         return None
     except Exception as error:  # the one place where whatever went wrong becomes a failed result
         logger.exception("the task failed")
-        result = _failed(spec, error, door)
+        result = _failed(spec, error, door, door.paid if door else Bills(place.archive).of(place.earlier))
     place.archive.save_result(place.attempt, result)
     return result
 
@@ -666,7 +668,7 @@ def _reporter(spec: TaskSpec, place: Place, door: Door) -> Callable[[str, Proble
     return report
 
 
-def _failed(spec: TaskSpec, error: Exception, door: Door | None) -> TaskResult:
+def _failed(spec: TaskSpec, error: Exception, door: Door | None, paid: Spend) -> TaskResult:
     kind = error.kind if isinstance(error, CallError | TaskError) else ErrorKind.INTERNAL
     if isinstance(error, UsageError):
         kind = ErrorKind.BAD_REQUEST
@@ -678,6 +680,6 @@ def _failed(spec: TaskSpec, error: Exception, door: Door | None) -> TaskResult:
         stop_reason=StopReason.ERROR,
         seconds=round(door.elapsed_s, 3) if door else 0.0,
         simulated=spec.is_simulated,
-        spent=door.total if door else Accounts(),
+        spent=Accounts(door.total.logical if door else Spend(), paid),
         error=Failure(kind, message if known else f"{type(error).__name__}: {message}", redact(traceback.format_exc())),
     )

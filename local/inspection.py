@@ -62,12 +62,11 @@ def show_runs(source: Source, *, as_json: bool) -> int:
     """A line for each run, oldest first."""
     overviews = sorted(source.overviews(), key=lambda overview: str(overview["created"]))
     if as_json:
-        keys = ("run_id", "created", "status", "simulated")
-        print(dumps([{**{k: o[k] for k in keys}, "tasks": len(o["tasks"])} for o in overviews], indent=1))
+        print(dumps([_line(overview) for overview in overviews], indent=1))
     elif overviews:
         _console().print(runs_table(overviews))
     else:
-        _console().print(f"no runs in {source.where}", markup=False, highlight=False)
+        _console().print(f"there is no run yet in {source.where}", markup=False, highlight=False)
     return COMPLETED
 
 
@@ -152,10 +151,8 @@ class LocalRuns:
         self.where = str(self._venue.root.resolve())
 
     def overviews(self) -> list[Row]:
-        if not self._venue.root.is_dir():
-            raise UsageError(
-                f"--checkpoint-dir {self._venue.checkpoint_dir!r} is not a folder; name the one that runs are in"
-            )
+        if self._venue.root.exists() and not self._venue.root.is_dir():
+            raise UsageError(f"--checkpoint-dir {self._venue.checkpoint_dir!r} is a file; name the folder of the runs")
         return [self.open(run_id).render()[0] for run_id in self._venue.known_runs()]
 
     def open(self, run_id: str) -> LocalLook:
@@ -191,6 +188,13 @@ def _show(console: Console, look: Look, overview: Row, *, detailed: bool, as_jso
     console.print(tasks_table(overview) if detailed else results(overview), crop=False)
     if note := look.note():
         console.print(Text(note, style="dim"), soft_wrap=True)
+
+
+def _line(overview: Row) -> Row:
+    """A run in a list, with what its line in the table has."""
+    statuses = [task["status"] for task in overview["tasks"]]
+    counts = {"tasks": len(statuses), "completed": statuses.count("completed"), "failed": statuses.count("failed")}
+    return {**{key: overview[key] for key in ("run_id", "created", "status", "simulated", "paid")}, **counts}
 
 
 def _exit_code(overview: Row) -> int:

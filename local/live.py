@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from utils.archive import Attempt
-from utils.records import Progress, Status, TaskResult, TaskSpec
+from utils.records import Progress, Spend, Status, TaskResult, TaskSpec
 from utils.report.tables import both_moneys, duration, figure, money, printable
 
 LEAST_NAME = 12  # columns that a name keeps, however narrow the terminal
@@ -37,10 +38,12 @@ class Tally:
         done: dict[str, TaskResult],
         clock: Callable[[], float],
         link: Callable[[str], str] = lambda task_id: "",
+        paid: Mapping[str, Spend] = MappingProxyType({}),
     ) -> None:
         self.tasks = tasks
         self.link = link  # to the traces of a task, once they are somewhere
         self.results = dict(done)
+        self._paid = dict(paid)  # for tasks that are not done, the calls of all their attempts
         self.running: dict[str, tuple[TaskSpec, Progress, float]] = {}
         self._clock = clock
         self._began = clock()
@@ -53,6 +56,10 @@ class Tally:
         if progress.task_id in self.running:
             spec, _, began = self.running[progress.task_id]
             self.running[progress.task_id] = (spec, progress, began)
+            before = self._paid.get(progress.task_id, Spend())
+            # one that was begun again counts from its start: what was paid before stands until it has caught up
+            if before.usd is not None and (progress.spent.usd is None or progress.spent.usd > before.usd):
+                self._paid[progress.task_id] = progress.spent
 
     def ended(self, spec: TaskSpec, result: TaskResult | None) -> None:
         self.running.pop(spec.task_id, None)
@@ -61,15 +68,14 @@ class Tally:
 
     @property
     def cost(self) -> str:
-        """Paid so far, by finished and running tasks; real money and play money apart."""
-        models = {spec.task_id: spec.model for spec in self.tasks}
+        """Paid so far, whatever came of the tasks; real money and play money apart."""
+        simulated = {spec.task_id: spec.is_simulated for spec in self.tasks}
+        paid = {**self._paid, **{task_id: _billed(result) for task_id, result in self.results.items()}}
         amounts: dict[bool, list[float | None]] = {False: [], True: []}
-        for result in self.results.values():
-            amounts[result.simulated].append((result.spent.billed + result.scoring.billed).usd)
-        for task_id, (_, progress, _) in self.running.items():
-            amounts[models[task_id].startswith("sim/")].append(progress.spent.usd)
+        for task_id, spend in paid.items():
+            amounts[simulated[task_id]].append(spend.usd)
         real, play = (None if None in part else sum(usd or 0.0 for usd in part) for part in amounts.values())
-        if all(model.startswith("sim/") for model in models.values()):
+        if all(simulated.values()):
             return money(play, simulated=True)
         return both_moneys(real, play)
 
@@ -244,8 +250,12 @@ def ending(result: TaskResult) -> str:
     if result.initial is None or result.final is None:
         return ""
     before, after = result.initial.scores["test"], result.final.scores["test"]
-    cost = money((result.spent.billed + result.scoring.billed).usd, simulated=result.simulated)
+    cost = money(_billed(result).usd, simulated=result.simulated)
     return f"test {figure(before.mean, '.3f')} to {figure(after.mean, '.3f')}, {cost}, {duration(result.seconds)}"
+
+
+def _billed(result: TaskResult) -> Spend:
+    return result.spent.billed + result.scoring.billed
 
 
 def _now(spec: TaskSpec, progress: Progress) -> str:

@@ -24,6 +24,7 @@ from benchmark_config import DEFAULTS
 from local.checkpoint import Checkpoint
 from local.worker import CACHE, Order, work
 from utils.archive import Attempt, Kind, RunArchive, TaskState
+from utils.bills import Bills
 from utils.errors import ErrorKind, UsageError
 from utils.llm.cache import AnswerStore
 from utils.llm.connect import provider_of
@@ -255,7 +256,8 @@ class Runner:
         self.watcher.finished(worker.spec, self._fail(worker.spec, worker.attempt, failure))
 
     def _fail(self, spec: TaskSpec, attempt: Attempt, failure: Failure) -> TaskResult:
-        return self.archive.save_result(attempt, TaskResult.of_failure(spec, failure))
+        paid = Bills(self.archive).of(self._earlier[spec.task_id])
+        return self.archive.save_result(attempt, TaskResult.of_failure(spec, failure, paid))
 
     # ------------------------------------------------------------------ endings
 

@@ -21,9 +21,9 @@ from local.checkpoint import Checkpoint
 from local.live import Plain, Tally, View
 from local.runner import Limits, Runner, Watcher, wait_for_strays, warm_up
 from utils.archive import LOCK, Folder, RunArchive, TaskState, local_archive
+from utils.bills import Bills
 from utils.errors import UsageError
-from utils.journal import Entry, read_line
-from utils.records import TaskResult, TaskSpec
+from utils.records import Spend, TaskResult, TaskSpec
 from utils.report.overview import Overview
 from utils.report.tables import results
 from utils.serialization import dumps
@@ -85,7 +85,7 @@ class LocalVenue:
         exporter = tracing.begin(launch, settings, console) if launch.tasks else None
         if launch.tasks:
             link = exporter.link if exporter else lambda task_id: ""
-            tally = Tally(launch.plan.tasks, finished_results(launch), time.monotonic, link)
+            tally = Tally(launch.plan.tasks, finished_results(launch), time.monotonic, link, paid_before(launch))
             simulated = any(task.is_simulated for task in launch.plan.tasks)
             title = f"run {launch.plan.run_id}" + (" (simulated)" if simulated else "")
             view = View(tally, console, title) if console.is_terminal else Plain(tally, console)
@@ -191,18 +191,17 @@ def finished_results(launch: Launch) -> dict[str, TaskResult]:
     return {task_id: launch.archive.load_result(name) for task_id, name in named.items() if task_id not in again}
 
 
+def paid_before(launch: Launch) -> dict[str, Spend]:
+    """What earlier dispatches paid for the tasks that are to be done, by task."""
+    bills = Bills(launch.archive)
+    states = ((task.task_id, launch.states.get(task.task_id, TaskState())) for task in launch.tasks)
+    return {task_id: bills.of(state.attempts) for task_id, state in states if state.attempts}
+
+
 def paid_usd(launch: Launch, states: Mapping[str, TaskState]) -> float:
-    """What earlier dispatches paid: every call in every journal, once. Calls of unknown price count as nothing."""
-    paid = 0.0
-    for state in states.values():
-        seen: set[tuple[str, int]] = set()
-        for attempt in state.attempts:
-            for line in launch.archive.read_journal(attempt).split("\n"):
-                entry = read_line(line)
-                if isinstance(entry, Entry) and (entry.key, entry.occurrence) not in seen:
-                    seen.add((entry.key, entry.occurrence))
-                    paid += entry.billed.usd or 0.0
-    return paid
+    """What earlier dispatches paid, in USD. Calls of unknown price count as nothing."""
+    attempts = [attempt for state in states.values() for attempt in state.attempts]
+    return sum(paid.usd or 0.0 for paid in Bills(launch.archive).of_each(attempts).values())
 
 
 def where(checkpoint_dir: str) -> str:

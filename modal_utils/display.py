@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.progress import Progress
 
 from modal_utils.coordinator import ModalVenue, find_alive
 from modal_utils.deployment import APP, COLLECT, VOLUME, explained, link
-from modal_utils.storage import AT_ONCE, RUNS, Calls, entries, load_calls, load_links, load_summary
+from modal_utils.storage import AT_ONCE, RUNS, Calls, entries, load_calls, load_links, load_paid, load_summary
 from utils.archive import Folder, RunArchive
 from utils.errors import UsageError
 from utils.report.overview import Overview
@@ -51,7 +52,10 @@ class ModalRuns:
         archive = RunArchive(found.blobs, run_id, lambda _: is_busy)
         known = load_summary(archive)
         overview = Overview(
-            archive, archive.load_plan(), read=lambda names: {name: known[name] for name in names if name in known}
+            archive,
+            archive.load_plan(),
+            read=lambda names: {name: known[name] for name in names if name in known},
+            paid=partial(load_paid, archive),
         )
         return overview.render(stopped=not is_busy)
 
@@ -69,7 +73,8 @@ class ModalLook:
         self._summary: dict[str, Row] | None = None
         self._calls: dict[str, str] = {}
         self._pools = _Pools([])
-        self._overview = Overview(self._archive, self._plan, read=self._read, links=self._links)
+        paid = partial(load_paid, self._archive)
+        self._overview = Overview(self._archive, self._plan, read=self._read, paid=paid, links=self._links)
 
     def render(self) -> tuple[Row, bool]:
         with explained():

@@ -3,6 +3,7 @@
 A run is the folder `runs/<run_id>` of the volume, in the layout of `utils.archive`, and three kinds of files more:
 
     calls/<n>.<chunk>.json      the function calls of the n-th dispatch, by task
+    paid/<task_id>@<n>.<k>.json     what an attempt has paid so far, by its journal, which is too long for a look
     links/<n>.json                  the pages of its tasks in Opik, where traces are sent
     summaries/<count>-<x>.json.gz   the rows of so many results, made by `collect`: a cache, so that a look reads little
 
@@ -15,7 +16,7 @@ import gzip
 import io
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import modal
 from modal_utils.deployment import explained
 from utils.archive import Appender, Attempt, Folder, RunArchive
 from utils.disk import CommittedDisk
-from utils.records import TaskResult
+from utils.records import Spend, TaskResult
 from utils.report.overview import Row, outcome
 from utils.serialization import dumps, loads
 
@@ -195,6 +196,18 @@ def load_calls(archive: RunArchive) -> list[Calls]:
 def latest_calls(archive: RunArchive) -> dict[str, tuple[int, str]]:
     """The last call of each task, of those that were written down, and the dispatch that made it."""
     return {task_id: (calls.submission, call) for calls in load_calls(archive) for task_id, call in calls.ids.items()}
+
+
+def save_paid(archive: RunArchive, attempt: Attempt, paid: Spend) -> None:
+    """Say what an attempt has paid so far; written again and again by the one who pays."""
+    archive.blobs.write(f"paid/{attempt}.json", dumps(paid).encode())
+
+
+def load_paid(archive: RunArchive, attempts: Iterable[Attempt]) -> dict[Attempt, Spend]:
+    """What these attempts have paid, of those that have said so."""
+    names = set(archive.blobs.list("paid"))
+    wanted = {f"paid/{attempt}.json": attempt for attempt in attempts if f"{attempt}.json" in names}
+    return {wanted[name]: loads(Spend, content) for name, content in archive.blobs.read_all(list(wanted)).items()}
 
 
 def save_links(archive: RunArchive, submission: int, links: Mapping[str, str]) -> None:

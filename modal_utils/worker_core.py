@@ -33,8 +33,9 @@ from typing import Any
 from benchmark_config import DEFAULTS
 from benchmark_task import Place, attempt, check_model, versions
 from modal_utils.deployment import code_hash
-from modal_utils.storage import Mounted, Started, save_result_to_volume, save_started
-from utils.archive import Attempt, RunArchive
+from modal_utils.storage import Mounted, Started, save_paid, save_result_to_volume, save_started
+from utils.archive import Attempt, Folder, RunArchive
+from utils.bills import Bills
 from utils.errors import ErrorKind, MissingKey, UsageError
 from utils.metrics.registry import find_metric
 from utils.records import Failure, Split, TaskResult, TaskSpec
@@ -92,7 +93,7 @@ def run_optimization_task(
         text = f"its container was lost {barren} times without one new answer; see its log"
         return _summary(
             save_result_to_volume(
-                archive, now, TaskResult.of_failure(order.spec, Failure(ErrorKind.CRASH, text)), blobs
+                archive, now, _lost(order, blobs, (*order.earlier, *before), ErrorKind.CRASH, text), blobs
             )
         )
     earlier_ones = (*order.earlier, *before)
@@ -128,10 +129,16 @@ def _watch(
         draining=draining.is_set,
     )
     work = Work(order.spec, place)
+    bills = _bills(order, blobs)
+
+    def publish() -> None:
+        save_paid(archive, now, bills.of([now]))
+        blobs.publish()
+
     try:
         work.start()
         while not work.done.wait(min(COMMIT_EVERY_S, max(0.0, deadline - clock()))):
-            blobs.publish()
+            publish()
             if clock() >= deadline:
                 draining.set()
                 work.done.wait(GRACE_S)
@@ -140,14 +147,12 @@ def _watch(
         logger.warning("the container must go: %s", type(reason).__name__)
         draining.set()
         work.done.wait(GRACE_S)
-        blobs.publish()
+        publish()
         raise
     result = work.outcome()
     if result is None:
         text = f"not done after {order.task_timeout_s:g} s; raise --task-timeout and retry"
-        return save_result_to_volume(
-            archive, now, TaskResult.of_failure(order.spec, Failure(ErrorKind.TIMEOUT, text)), blobs
-        )
+        return save_result_to_volume(archive, now, _lost(order, blobs, (*earlier, now), ErrorKind.TIMEOUT, text), blobs)
     blobs.publish()
     return result
 
@@ -257,6 +262,16 @@ def _barren(archive: RunArchive, before: list[Attempt]) -> int:
 
 
 # --------------------------------------------------------------------------- what is written
+
+
+def _bills(order: Order, blobs: Mounted) -> Bills:
+    """What attempts have paid, by the files as they are in this container, published or not."""
+    return Bills(RunArchive(Folder(blobs.root), order.run_id))
+
+
+def _lost(order: Order, blobs: Mounted, attempts: Sequence[Attempt], kind: ErrorKind, text: str) -> TaskResult:
+    """The result of a task that came to nothing, with what its attempts have paid."""
+    return TaskResult.of_failure(order.spec, Failure(kind, text), _bills(order, blobs).of(attempts))
 
 
 def _summary(result: TaskResult) -> dict[str, Any]:

@@ -58,11 +58,26 @@ def test_runs_are_listed_oldest_first(runs: Path, capsys: Shown) -> None:
         ("good", "completed", 8),
         ("bad", "failed", 4),
     ]
+    assert [(row["completed"], row["failed"]) for row in listed] == [(8, 0), (0, 4)]
+    assert listed[0]["paid"]["usd_simulated"] > 0
+    for row in listed:
+        tasks = overview_of(runs, row["run_id"])["tasks"]
+        assert row["paid"]["usd"] == 0
+        assert row["paid"]["usd_simulated"] == pytest.approx(sum(task["paid"]["usd"] for task in tasks))
 
 
 def test_an_empty_folder_has_no_runs(tmp_path: Path, capsys: Shown) -> None:
     assert check(tmp_path, "--list-runs") == 0
-    assert "no runs in" in capsys.readouterr().out
+    assert "there is no run yet in" in capsys.readouterr().out
+
+
+def test_a_fresh_checkout_has_no_runs_yet(tmp_path: Path, capsys: Shown) -> None:
+    assert check(tmp_path / "not_made_yet", "--list-runs") == 0
+    assert "there is no run yet in" in capsys.readouterr().out
+    assert check(tmp_path / "not_made_yet", "--list-runs", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    (tmp_path / "file").touch()
+    assert check(tmp_path / "file", "--list-runs") == 2
 
 
 def test_the_exit_code_says_whether_all_completed(runs: Path, capsys: Shown) -> None:
@@ -138,7 +153,7 @@ def test_play_money_and_real_money_are_never_added_up(runs: Path) -> None:
     both = cost([real, *tasks[1:]])
     assert both.startswith("$")
     assert " and sim$" in both
-    unknown = {**real, "spent": {**real["spent"], "billed": {**real["spent"]["billed"], "usd": None}}}
+    unknown = {**real, "paid": {**real["paid"], "usd": None}}
     assert cost([unknown, real]) == "$?"
 
 

@@ -26,7 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("utils.metrics", "utils.validation", "utils.values", "utils.redaction", "utils.disk"),
     ("utils.dataset_specs",),
     ("utils.llm", "utils.journal", "utils.ledger", "utils.archive"),
-    ("utils.door",),
+    ("utils.door", "utils.bills"),
     ("utils.report", "utils.tracing"),
     ("optimizers",),
     ("benchmark_config",),

@@ -112,6 +112,11 @@ class Door:
         """What earlier attempts paid for calls that were not asked again."""
         return self._journal.stray(self._used)
 
+    @property
+    def paid(self) -> Spend:
+        """What this and all earlier attempts of the task have paid."""
+        return self._journal.paid
+
     def close(self) -> None:
         """Close every model once, then the loop they lived in."""
         for model in {id(model): model for model in self._models.values()}.values():

@@ -96,6 +96,8 @@ class Journal:
         self._entries: dict[tuple[str, int], Entry] = {}
         self._paid_before: dict[tuple[str, int], Entry] = {}
         self.ending: Ending | None = None
+        self.paid = Spend()  # for all lines
+        self._superseded = Spend()  # of these, for lines that another line stands for
 
     def read(self, text: str, *, forget_failures: bool = False) -> None:
         """Take in the journal of an earlier attempt; failed calls from before a retry are to be asked again."""
@@ -103,9 +105,16 @@ class Journal:
             entry = read_line(line)
             if isinstance(entry, Ending):
                 self.ending = None if forget_failures else entry
-            elif entry is not None and not (forget_failures and entry.failed):
-                # two attempts may hold the same call where a worker outlived its parent: the first answer stands
-                self._entries.setdefault((entry.key, entry.occurrence), entry)
+            elif entry is not None:
+                # two attempts may hold the same call where a worker outlived its parent: the first answer stands,
+                # and both were paid
+                is_known = (entry.key, entry.occurrence) in self._entries
+                is_forgotten = forget_failures and entry.failed is not None
+                self.paid = self.paid + entry.billed
+                if is_known or is_forgotten:
+                    self._superseded = self._superseded + entry.billed
+                else:
+                    self._entries[entry.key, entry.occurrence] = entry
         self._paid_before = dict(self._entries)
 
     def __len__(self) -> int:
@@ -118,6 +127,7 @@ class Journal:
     def record(self, entry: Entry) -> None:
         """Write an outcome down. Returns when the operating system has it."""
         self._append(dumps(entry) + "\n")
+        self.paid = self.paid + entry.billed
         self._entries[entry.key, entry.occurrence] = entry
         if self._clock() - self._synced_at >= SYNC_EVERY_S:
             self._sync()
@@ -129,9 +139,9 @@ class Journal:
         self._append(dumps({"ending": self.ending}) + "\n")
 
     def stray(self, used: Iterable[tuple[str, int]]) -> Spend:
-        """What was paid in earlier attempts for calls that this one did not ask again (after a change of code, say)."""
+        """What was paid in earlier attempts for answers that this one did not use (after a change of code, say)."""
         unused = sorted(set(self._paid_before) - set(used))
-        return sum((self._paid_before[at].billed for at in unused), Spend())
+        return sum((self._paid_before[at].billed for at in unused), self._superseded)
 
 
 def read_line(line: str) -> Entry | Ending | None:

@@ -477,9 +477,10 @@ class TaskResult:
     error: Failure | None = None
 
     @classmethod
-    def of_failure(cls, spec: TaskSpec, failure: Failure) -> TaskResult:
-        """Of an attempt that came to nothing, written by whoever looked after it."""
-        return cls(spec.task_id, Status.FAILED, StopReason.ERROR, 0.0, spec.is_simulated, error=failure)
+    def of_failure(cls, spec: TaskSpec, failure: Failure, paid: Spend) -> TaskResult:
+        """Of a task that came to nothing, written by whoever looked after it; `paid` by all its attempts."""
+        spent = Accounts(billed=paid)
+        return cls(spec.task_id, Status.FAILED, StopReason.ERROR, 0.0, spec.is_simulated, spent, error=failure)
 
 
 def _bare(value: Any) -> str:

@@ -84,6 +84,18 @@ def test_the_cost_is_that_of_finished_and_running_tasks() -> None:
     assert "?" in books.cost
 
 
+def test_what_earlier_attempts_paid_counts_until_a_task_has_caught_up_and_after_it_is_lost() -> None:
+    task_id = TASKS[1].task_id
+    books = Tally(TASKS, {}, Clock(), paid={task_id: Spend(usd=0.5)})
+    assert books.cost == "$0.5000"
+    books.started(TASKS[1])
+    for spent, shown in ((0.25, "$0.5000"), (0.75, "$0.7500")):
+        books.progressed(Progress(task_id, "optimizing", spent=Spend(usd=spent)))
+        assert books.cost == shown
+    books.ended(TASKS[1], None)
+    assert books.cost == "$0.7500"
+
+
 def test_play_money_says_so() -> None:
     task = spec(model="sim/standard")
     books, _ = tally([task])

@@ -12,6 +12,7 @@ import pytest
 from tests.local.command import MODEL, archive_of, entries, run, start, statuses, without_times
 from tests.servers.openai_server import OpenAIServer
 from utils.errors import ErrorKind
+from utils.report.tables import money
 
 SMALL = f"--data sample --demo-datasets gsm8k --optimizers no_op --models {MODEL} --yes --run-id r"
 
@@ -35,7 +36,9 @@ def test_first_interrupt_drains_and_the_run_is_resumable(tmp_path: Path) -> None
         assert process.wait(30) == 130
         journalled = sum(1 for _ in entries(archive_of(tmp_path, "r")))
         assert journalled == server.stats()["answered"], "every answered call was waited for and written down"
-        assert overview(tmp_path)["status"] == "interrupted"
+        found = overview(tmp_path)
+        assert (found["status"], found["tasks"][0]["paid"]["task_calls"]) == ("interrupted", journalled)
+        assert money(found["paid"]["usd"]) in (tmp_path / "output.txt").read_text()
         assert server.stats()["requests"] < 25
         assert run(tmp_path, "--resume-run-id r", server) == 0
         assert server.stats()["answered_twice"] == {}
@@ -60,6 +63,7 @@ def test_a_task_past_its_timeout_fails_with_its_class(tmp_path: Path) -> None:
     (task,) = overview(tmp_path)["tasks"]
     assert task["error"]["class"] == ErrorKind.TIMEOUT
     assert "--task-timeout" in task["error"]["message"]
+    assert task["paid"]["usd"] == sum(entry.billed.usd or 0.0 for entry in entries(archive_of(tmp_path, "r"))) > 0
 
 
 def test_a_refused_key_stops_all_tasks_of_the_provider_at_once(tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ def test_a_watch_of_a_run_whose_calls_are_lost_ends_and_says_so(deployed: Cloud)
     found = statuses(deployed.look("lost"))
     assert set(found) == {"completed", "pending"}
     assert said.count(f"run lost: interrupted, {found['completed']} of 4 tasks completed") == 1
+    unfinished = [task["paid"] for task in deployed.look("lost")["tasks"] if task["status"] == "pending"]
+    assert sum(paid["task_calls"] for paid in unfinished) > 0, "what was paid for tasks that were lost"
 
 
 def test_runs_are_listed_without_a_look_at_their_results(deployed: Cloud) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -29,7 +30,7 @@ from utils.archive import Folder, Kind, RunArchive
 from utils.errors import CallError, ErrorKind
 from utils.journal import Entry, read_line
 from utils.llm.base import LLM
-from utils.records import Budget, Status, TaskResult, TaskSpec
+from utils.records import Budget, Spend, Status, TaskResult, TaskSpec
 from utils.serialization import decode, encode
 
 SPEC = TaskSpec("gsm8k", "no_op", "openai/gpt-4o-mini", 1, data="sample", test_mode=True, budget=Budget(task_calls=60))
@@ -337,6 +338,9 @@ def test_a_preempted_call_journals_what_is_in_flight_publishes_it_and_goes(volum
     assert 4 < len(model.requests) < CALLS, "nothing more was asked"
     assert len(volume.entries) == len(model.requests), "every answer is published"
     assert volume.results == []
+    (name,) = volume.archive.blobs.list("paid")
+    paid = json.loads(volume.archive.blobs.read(f"paid/{name}"))
+    assert paid == encode(sum((entry.billed for entry in volume.entries), Spend())), "and what they cost"
 
 
 def test_a_call_in_flight_holds_a_leaving_container_no_longer_than_it_may(
@@ -370,6 +374,7 @@ def test_a_task_past_its_deadline_fails_with_its_class_and_keeps_what_was_answer
     assert 0 < len(volume.entries) == len(model.requests) < CALLS
     (result,) = volume.results
     assert (result.status, result.error and result.error.kind) == (Status.FAILED, ErrorKind.TIMEOUT)
+    assert result.spent.billed == sum((entry.billed for entry in volume.entries), Spend())
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,13 @@ def test_calls_of_this_attempt_are_not_stray() -> None:
     assert book.stray([("k1", 0)]) == Spend()
 
 
+def test_of_a_call_that_two_attempts_sent_one_answer_is_used_and_both_were_paid() -> None:
+    book = journal(lines(answered("first")), lines(answered("second")))
+    book.record(answered("third", "k2"))
+    assert book.stray([("k", 0), ("k2", 0)]) == answered("second").billed
+    assert book.paid == sum((answered("x").billed for _ in range(3)), Spend())
+
+
 def test_failures_and_cached_answers_cost_nothing_and_still_count_as_calls() -> None:
     for entry in (failed(), answered("a", cached=True)):
         assert entry.billed == Spend()

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from utils.prompt import DEMOS
+from utils.report.overview import paid_by
 from utils.serialization import FLOAT
 
 Row = dict[str, Any]
@@ -69,22 +70,9 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def paid(task: Row) -> float | None:
-    """What a task cost in all, in USD; None where a price is unknown."""
-    parts = [task[key]["billed"]["usd"] for key in ("spent", "scoring") if task[key]]
-    return None if any(part is None for part in parts) else sum(map(number, parts))
-
-
-def total_paid(tasks: Iterable[Row]) -> float | None:
-    """What some tasks cost together."""
-    amounts = [paid(task) for task in tasks]
-    return None if any(amount is None for amount in amounts) else sum(amount or 0.0 for amount in amounts)
-
-
-def cost(tasks: Sequence[Row], *, shared: int = 1) -> str:
-    """What some tasks cost, or a `shared`-th of it, real money and play money apart."""
-    amounts = [total_paid(task for task in tasks if task["simulated"] is kind) for kind in (False, True)]
-    real, play = (None if amount is None else amount / shared for amount in amounts)
+def cost(tasks: Sequence[Row]) -> str:
+    """What some tasks have cost so far, whatever came of them, real money and play money apart."""
+    real, play = (paid_by(tasks, simulated=kind) for kind in (False, True))
     if all(task["simulated"] for task in tasks):
         return money(play, simulated=True)
     return both_moneys(real, play)
@@ -250,10 +238,9 @@ def _task(task: Row) -> list[RenderableType]:
         Text.assemble(f"  {name:10} ", (url, f"link {url}"), no_wrap=True, overflow="ignore")
         for name, url in task["links"].items()
     ]
-    if task["error"]:
-        return [head, Text(f"  {task['error']['class']}: {task['error']['message']}", style="red"), *links]
+    error = [Text(f"  {task['error']['class']}: {task['error']['message']}", style="red")] if task["error"] else []
     if not task["final"]:
-        return [head, *links]
+        return [head, *error, *([Text(f"  {'paid':10} {_paid(task)}")] if task["attempts"] else []), *links]
     scores = [f"  {split:10} {_change(task, split)}" for split in ("validation", "test")]
     scores.append(f"  {'gain':10} {_interval(task['gain'], signed=True)} on test")
     spent = [f"  {name:10} {_spent(task, key)}" for name, key in (("search", "spent"), ("scoring", "scoring"))]
@@ -275,7 +262,7 @@ def runs_table(overviews: Sequence[Row]) -> RenderableType:
             Text(overview["status"], style=STYLES.get(overview["status"], "yellow")),
             f"{counts.count('completed')}/{len(counts)}",
             str(counts.count("failed")),
-            "-" if any(task["status"] == "completed" and not task["spent"] for task in tasks) else cost(tasks),
+            "-" if any(task["paid"] is None for task in tasks) else cost(tasks),
         )
     return table
 
@@ -313,9 +300,10 @@ def _figures(tasks: Sequence[Row]) -> list[Text]:
     done = [task for task in tasks if task["final"]]
     failed = sum(task["status"] == "failed" for task in tasks)
     count = Text(f"{len(done)}/{len(tasks)}", style="red" if failed else "")
+    paid = Text(cost(tasks) if any(task["attempts"] for task in tasks) else "")
     if not done:
-        blank = [Text() for _ in range(7)]
-        return [count, *blank[:3], Text(f"{failed} failed" if failed else "", style="red"), *blank[4:]]
+        lost = Text(f"{failed} failed" if failed else "", style="red")
+        return [count, Text(), Text(), Text(), lost, Text(), paid, Text()]
     low, high = _mean(done, "final", "low"), _mean(done, "final", "high")
     # seeds share the test rows, so averaging them does not narrow the interval
     gain = tuple(fmean(number(task["gain"][part]) for task in done) for part in ("mean", "low", "high"))
@@ -328,7 +316,7 @@ def _figures(tasks: Sequence[Row]) -> list[Text]:
         Text("" if is_unchanged else f"{figure(gain[0], '+.3f')}{_around(gain[1], gain[2])}"),
         Text(says, style={"better": "green", "worse": "red"}.get(says, "dim")),
         Text(f"{fmean(task['spent']['logical']['task_calls'] for task in done):,.0f}"),
-        Text(cost(done, shared=len(done))),
+        paid,
         Text(duration(fmean(number(task["seconds"]) for task in done))),
     ]
 
@@ -352,9 +340,8 @@ def _title(overview: Row) -> Text:
     status = Text(overview["status"], style=STYLES.get(overview["status"], "yellow"))
     words = f", {counts.count('completed')} of {len(counts)} tasks completed"
     failed = counts.count("failed")
-    is_final = all(status in ("completed", "failed") for status in counts)
     words += f", {failed} failed" if failed else ""
-    words += f", {cost(tasks)}" + ("" if is_final else " for those that are done")
+    words += f", {cost(tasks)}"
     return Text.assemble((f"run {printable(overview['run_id'])}", "bold"), ": ", status, words)
 
 
@@ -363,7 +350,7 @@ def _notes(overview: Row) -> list[Text]:
     done = [task for task in overview["tasks"] if task["final"]]
     several = len(cells(done)) < len(done)
     unanswered = sum(task["final"]["scores"]["test"]["failed"] for task in done)
-    notes = ["calls, cost and time: the mean of a task"] if several else []
+    notes = ["calls and time: the mean of a task; cost: of all tasks of a line"] if several else []
     notes += [f"{unanswered} test calls were not answered; they are in no mean"] if unanswered else []
     lines = [Text(text, style="dim") for text in notes]
     return [*lines, Text(SIMULATED, style="yellow")] if overview["simulated"] else lines
@@ -396,12 +383,20 @@ def _change(task: Row, split: str) -> str:
 
 
 def _spent(task: Row, key: str) -> str:
-    logical, billed = task[key]["logical"], task[key]["billed"]
+    return _calls(task[key]["logical"], task[key]["billed"], simulated=task["simulated"])
+
+
+def _paid(task: Row) -> str:
+    """What a task has cost that did not come to its end."""
+    return _calls(task["paid"], task["paid"], simulated=task["simulated"])
+
+
+def _calls(asked: Row, billed: Row, *, simulated: bool) -> str:
     names = (("task_calls", "task"), ("optimizer_calls", "optimizer"), ("judge_calls", "judge"))
-    calls = " + ".join(f"{logical[name]:,} {word}" for name, word in names if logical[name] or name == "task_calls")
+    calls = " + ".join(f"{asked[name]:,} {word}" for name, word in names if asked[name] or name == "task_calls")
     tokens = f"{billed['tokens_in']:,} tokens in, {billed['tokens_out']:,} out"
     usd = None if billed["usd"] is None else number(billed["usd"])
-    return f"{calls} calls, {tokens}, {money(usd, simulated=task['simulated'])}"
+    return f"{calls} calls, {tokens}, {money(usd, simulated=simulated)}"
 
 
 def _prompt(task: Row) -> list[Text]:

@@ -15,18 +15,16 @@ from rich.console import Console, RenderableType
 from tests.strategies import json_values, texts
 from tests.utils.report.runs import HOSTILE, done, failed, nan_result, spec
 from utils.records import TaskResult, TaskSpec
-from utils.report.overview import run_status, task_row
+from utils.report.overview import paid_by, run_status, task_row
 from utils.report.tables import (
     cells,
     duration,
     money,
     number,
-    paid,
     printable,
     results,
     runs_table,
     tasks_table,
-    total_paid,
     verdict,
 )
 from utils.serialization import encode
@@ -180,11 +178,10 @@ def test_a_missing_number_is_no_zero() -> None:
 
 def test_one_unknown_price_makes_the_total_unknown() -> None:
     row = task_row(A, encode(done(A)))
-    assert paid(row) == pytest.approx(0.25)
-    unknown = {**row, "spent": {**row["spent"], "billed": {**row["spent"]["billed"], "usd": None}}}
-    assert paid(unknown) is None
-    assert total_paid([row, unknown]) is None
-    assert total_paid([row, task_row(B)]) == pytest.approx(0.25)
+    unknown = {**row, "paid": {**row["paid"], "usd": None}}
+    assert paid_by([row, unknown], simulated=False) is None
+    assert paid_by([row, task_row(B)], simulated=False) == pytest.approx(0.25)
+    assert paid_by([unknown], simulated=True) == 0, "there is no task of that kind"
 
 
 @pytest.mark.parametrize(
