@@ -13,8 +13,8 @@ install: .venv/installed
 	@touch $@
 
 demo: install  ## a real grid on simulated models: no key, no network
-	$(BIN)/python run_benchmark.py --run-id demo --data sample --models sim/standard --seeds 1 2 --max-concurrent 2 \
-		--demo-datasets gsm8k ai2_arc election_questions --yes
+	$(BIN)/python run_benchmark.py --run-id demo --data sample --models sim/strong --seeds 1 2 --max-concurrent 2 \
+		--demo-datasets gsm8k hotpot_300 medhallu --yes
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -40,9 +40,11 @@ GRID, MODEL, LIMITS, RUN, OUTPUT = "What to run", "Models and prompts", "Limits"
 Names = list[str] | None
 
 
-def option(panel: str, name: str, values: str | None, text: str, **more: Any) -> Any:
+def option(panel: str, name: str, values: str | None, text: str, *others: str, **more: Any) -> Any:
     """An option as `--help` shows it; `values` stands for what is typed after its name, None for a switch."""
-    return typer.Option(name, help=text, rich_help_panel=panel, show_default=False, metavar=values or " ", **more)
+    return typer.Option(
+        name, *others, help=text, rich_help_panel=panel, show_default=False, metavar=values or " ", **more
+    )
 
 
 def whole(panel: str, name: str, text: str) -> Any:
@@ -55,7 +57,9 @@ def number(panel: str, name: str, values: str, text: str) -> Any:
 
 @app.command(epilog="Exit codes: 0 all completed, 1 some failed, 2 usage, 3 run budget reached, 130 interrupted.")
 def main(
-    demo_datasets: Annotated[Names, option(GRID, "--demo-datasets", "NAME ...", "Datasets. Default: all")] = None,
+    demo_datasets: Annotated[
+        Names, option(GRID, "--demo-datasets", "NAME ...", "Datasets. Default: all", "--datasets")
+    ] = None,
     optimizers: Annotated[
         Names, option(GRID, "--optimizers", "NAME ...", "Optimizers; NAME:k=v,k=v is a variant. Default: all")
     ] = None,
@@ -236,7 +240,7 @@ def modal_venue(_checkpoint_dir: str) -> Venue:
 
 
 def option_names(command: Any, is_wanted: Callable[[Any], bool]) -> list[str]:
-    return [param.opts[0] for param in command.params if is_wanted(param)]
+    return [name for param in command.params if is_wanted(param) for name in param.opts]
 
 
 def cli(argv: list[str]) -> int:

@@ -25,6 +25,8 @@ from tests.servers.opik_server import OpikServer
 from utils.archive import Attempt, local_archive
 from utils.dataset_specs.base import check_prompt, load_splits
 from utils.records import Status
+from utils.report import tables
+from utils.report.tables import COLUMNS
 
 ROOT = Path(run_benchmark.__file__).parent
 README = ROOT / "README.md"
@@ -41,7 +43,8 @@ def parameter_table() -> str:
             values = "" if getattr(param, "is_flag", False) else f" {param.metavar}"
             default = default or ("`false`" if getattr(param, "is_flag", False) else "-")
             sentence = re.sub(r"(?<![.])[.]$", "", text)  # a final stop goes, dots of omission stay
-            lines.append(f"| `{param.opts[0]}{values}` | {sentence} | {default} |")
+            names = ", ".join(param.opts)
+            lines.append(f"| `{names}{values}` | {sentence} | {default} |")
     return "\n".join(lines) + "\n"
 
 
@@ -98,6 +101,47 @@ def test_the_examples_of_adding_are_what_the_tables_take(folder: Path, monkeypat
     result = attempt(task, Place(local_archive(folder, "polish"), Attempt(task.task_id, 1, "001")))
     assert result is not None
     assert result.status is Status.COMPLETED, result.error
+
+
+def demo_words() -> list[str]:
+    """The words of `make demo`."""
+    recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    return shlex.split(recipe[1].replace("\\\n", " "))[2:]
+
+
+def demo_screen() -> str:
+    """What the README says that the demo ends like."""
+    return next(text for language, _, text in blocks(README) if language == "text")
+
+
+def test_the_demo_on_the_page_is_of_the_form_of_make_demo() -> None:
+    words, screen = demo_words(), demo_screen()
+    datasets = words[words.index("--demo-datasets") + 1 : words.index("--yes")]
+    seeds = [word for word in words[words.index("--seeds") + 1 :][:9] if word.isdigit()]
+    tasks = len(datasets) * len(OPTIMIZERS) * len(seeds[:2])
+    first, *_ = (line for line in screen.splitlines() if "·" in line)
+    header = next(line for line in screen.splitlines() if line.strip().startswith("optimizer "))
+    shown = re.findall(rf"^  (\w+) +{len(seeds[:2])}/{len(seeds[:2])} ", screen, re.MULTILINE)
+    assert f"completed, {tasks} of {tasks} tasks completed" in screen
+    assert first == f"{datasets[0]} · {words[words.index('--models') + 1]}"
+    assert re.split(r" {2,}", header.strip()) == [column.name for column in COLUMNS]
+    assert set(shown) == set(OPTIMIZERS)
+    assert f"({', '.join(datasets[1:-1])} and {datasets[-1]})".replace("(, ", "(") in screen
+    assert tables.SIMULATED in screen
+    baselines = re.findall(r"\d/\d  +(\d\.\d{3})", screen)
+    assert set(baselines) != {"0.000"}, "a first look at prompts that answer nothing shows nothing"
+
+
+@pytest.mark.trial
+def test_the_demo_on_the_page_is_what_make_demo_prints(tmp_path: Path) -> None:
+    typed = [sys.executable, str(ROOT / "run_benchmark.py"), *demo_words(), "--no-tracing"]
+    done = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr
+    told, printed = (re.sub(r" +[\d.]+s$", "", text, flags=re.MULTILINE) for text in (demo_screen(), done.stdout))
+    lines = [line.strip() for line in printed.splitlines()]
+    promised = [line.strip() for line in told.splitlines() if line.strip() and not line.startswith("...")]
+    assert [line for line in promised if line not in lines and "─" not in line] == []
 
 
 def test_every_link_leads_to_a_file() -> None:

@@ -140,7 +140,7 @@ class Column:
 COLUMNS = (
     Column("optimizer", "left"),
     Column("done", drop=3),
-    Column("seed", drop=2),
+    Column("baseline", drop=2),
     Column("test (95 %)"),
     Column("gain (95 %)"),
     Column("verdict", "left"),
