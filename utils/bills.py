@@ -1,4 +1,4 @@
-"""What was paid, as the journals say: each line is a call that was sent, whichever attempt sent it.
+"""What was paid, as the journals say: each line is a call that was sent, or a try of one, whichever attempt sent it.
 
 A journal is read on from where the last look ended, so looking again costs what is new. A call that two attempts both
 sent was paid twice, and counts twice.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from utils.archive import Attempt, RunArchive
-from utils.journal import Entry, read_line
+from utils.journal import Entry, Waste, read_line
 from utils.records import Spend
 
 
@@ -36,7 +36,7 @@ class Bills:
         paid = self._paid.get(attempt, Spend())
         for line in whole.decode("utf-8", "surrogatepass").split("\n"):
             entry = read_line(line)
-            if isinstance(entry, Entry):
+            if isinstance(entry, Entry | Waste):
                 paid = paid + entry.billed
         self._paid[attempt] = paid
         return paid

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from utils.errors import BudgetExhausted, CallError, Drained
-from utils.journal import Entry, Journal, outcome
+from utils.errors import BudgetExhausted, CallError, Drained, ErrorKind
+from utils.journal import Entry, Journal, Waste, outcome
 from utils.ledger import Ledger
-from utils.llm.base import LLM
+from utils.llm.base import LLM, Unusable, sponsor
 from utils.records import Accounts, Completion, Request, Role, Spend, StopReason
 
 
@@ -88,7 +88,7 @@ class Door:
         entries = self._runner.run(self._answer_all(role, calls))
         for call, entry in zip(calls, entries, strict=True):
             self._used.append((call.key, call.occurrence))
-            self.ledger.charge(entry.spend, entry.billed)
+            self.ledger.charge(entry.spend, entry.billed, self._journal.wasted(call.key, call.occurrence))
         return [entry.completion or _error(entry) for entry in entries]
 
     def with_ledger(self, ledger: Ledger) -> None:
@@ -109,7 +109,7 @@ class Door:
 
     @property
     def stray(self) -> Spend:
-        """What earlier attempts paid for calls that were not asked again."""
+        """What was paid for calls that are in no ledger: by earlier attempts, or in a batch that came to no end."""
         return self._journal.stray(self._used)
 
     @property
@@ -154,29 +154,28 @@ class Door:
 
     async def _send_all(self, role: Role, calls: Sequence[Call]) -> list[Entry]:
         self._stopwatch.start()
-        reserved = sum(self._models[role].ceiling(call.request)[1] or 0.0 for call in calls) if self._purse else 0.0
-        if self._purse:
-            self._purse.reserve(reserved)
+        batch = _Batch(self._purse)
+        batch.reserve(sum(self._models[role].ceiling(call.request)[1] or 0.0 for call in calls))
         gate = asyncio.Semaphore(self._in_flight)
-        sent = await asyncio.gather(*(self._send(role, call, gate) for call in calls), return_exceptions=True)
+        sent = await asyncio.gather(*(self._send(role, call, gate, batch) for call in calls), return_exceptions=True)
         entries = [entry for entry in sent if isinstance(entry, Entry)]
-        if self._purse:
-            self._purse.settle(reserved, sum(entry.billed.usd or 0.0 for entry in entries))
+        batch.settle(entries)
         for error in sent:
             if isinstance(error, BaseException):
                 raise error
         return entries
 
-    async def _send(self, role: Role, call: Call, gate: asyncio.Semaphore) -> Entry:
+    async def _send(self, role: Role, call: Call, gate: asyncio.Semaphore, batch: _Batch) -> Entry:
         async with gate:
-            if self._draining():
-                raise Drained("drained", "the run was asked to stop")
+            payer = _Payer(self, role, call, batch)
+            sponsor.set(payer)  # each call of a batch is a task of the event loop, with a context of its own
+            payer.permit()
             self.sent += 1
             self.open += 1
             began = self._wall()
             answer: Completion | CallError
             try:
-                answer = await self._models[role].complete(call.request)
+                answer = await self._answer(role, call, payer)
             except CallError as error:
                 # a refused key or an empty account is mended and tried again: not an outcome of this call
                 if error.kind.stops_provider:
@@ -192,6 +191,58 @@ class Door:
             self._journal.record(entry)
             self.listen()
             return entry
+
+    async def _answer(self, role: Role, call: Call, payer: _Payer) -> Completion:
+        """The model's answer. A call that was killed between two tries that are paid must bear the next one, too."""
+        if self._journal.wasted(call.key, call.occurrence) != Spend() and not payer.bears_another():
+            raise CallError(ErrorKind.MALFORMED, "no usable answer so far, and the budget does not bear another try")
+        try:
+            return await self._models[role].complete(call.request)
+        except Unusable as error:  # of a model that nobody asks again
+            payer.book(error)
+            raise
+
+
+class _Batch:
+    """The run's money for one batch: what is set aside for it, and what went to tries without a usable answer."""
+
+    def __init__(self, purse: Purse | None) -> None:
+        self._purse = purse
+        self._reserved = 0.0
+        self.wasted = 0.0
+
+    def reserve(self, usd: float) -> None:
+        """Set more money aside. Raises Drained where the run's limit would be passed."""
+        if self._purse:
+            self._purse.reserve(usd)
+            self._reserved += usd
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        """Enter what was paid, and give back the rest."""
+        if self._purse:
+            self._purse.settle(self._reserved, sum((entry.billed.usd or 0.0 for entry in entries), self.wasted))
+
+
+class _Payer:
+    """The sponsor of one call: whether it may go on is for the run to say, what it takes is for the task's books."""
+
+    def __init__(self, door: Door, role: Role, call: Call, batch: _Batch) -> None:
+        self._door, self._role, self._call, self._batch = door, role, call, batch
+
+    def permit(self) -> None:
+        if self._door._draining():
+            raise Drained("drained", "the run was asked to stop")
+
+    def book(self, error: Unusable) -> None:
+        self._door._journal.waste(Waste(self._call.key, self._call.occurrence, error.waste))
+        self._batch.wasted += error.waste.usd or 0.0
+
+    def bears_another(self) -> bool:
+        usage, usd = self._door._models[self._role].ceiling(self._call.request)
+        if not self._door.ledger.bears_another(usage, usd):
+            return False
+        self._batch.reserve(usd or 0.0)
+        return True
 
 
 class Stopwatch:

@@ -2,7 +2,8 @@
 
 Calls are keyed by the content of the request and its occurrence number, so running the optimizer again from its start
 with the same seed finds its answers here until the frontier, at no cost. A file is appended to by one attempt, a line a
-call; a resumed attempt reads the files of all earlier ones. A torn last line, left by a kill, is skipped.
+call, and one for each try that was paid without a usable answer; a resumed attempt reads the files of all earlier ones.
+A torn last line, left by a kill, is skipped.
 
 Lines are written through to the operating system at once, so they survive the death of the process; those of a second
 are synced together, so a power cut costs the answers of a second.
@@ -62,10 +63,19 @@ class Entry:
 
     @property
     def billed(self) -> Spend:
-        """What was paid for it: nothing for a failure or an answer from the cache."""
+        """What was paid for the outcome: nothing for a failure or an answer from the cache. Lost tries are `Waste`."""
         if self.completion is None or self.completion.cached:
             return Spend()
         return self.spend
+
+
+@dataclass(frozen=True)
+class Waste:
+    """The line of a try that was paid and gave no usable answer, written as soon as it is known."""
+
+    key: str
+    occurrence: int
+    billed: Spend
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ class Journal:
         self._clock = clock
         self._synced_at = -SYNC_EVERY_S
         self._entries: dict[tuple[str, int], Entry] = {}
-        self._paid_before: dict[tuple[str, int], Entry] = {}
+        self._wasted: dict[tuple[str, int], Spend] = {}
         self.ending: Ending | None = None
         self.paid = Spend()  # for all lines
         self._superseded = Spend()  # of these, for lines that another line stands for
@@ -105,6 +115,8 @@ class Journal:
             entry = read_line(line)
             if isinstance(entry, Ending):
                 self.ending = None if forget_failures else entry
+            elif isinstance(entry, Waste):
+                self._add(entry)
             elif entry is not None:
                 # two attempts may hold the same call where a worker outlived its parent: the first answer stands,
                 # and both were paid
@@ -115,7 +127,6 @@ class Journal:
                     self._superseded = self._superseded + entry.billed
                 else:
                     self._entries[entry.key, entry.occurrence] = entry
-        self._paid_before = dict(self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -126,30 +137,49 @@ class Journal:
 
     def record(self, entry: Entry) -> None:
         """Write an outcome down. Returns when the operating system has it."""
-        self._append(dumps(entry) + "\n")
+        self._write(dumps(entry))
         self.paid = self.paid + entry.billed
         self._entries[entry.key, entry.occurrence] = entry
-        if self._clock() - self._synced_at >= SYNC_EVERY_S:
-            self._sync()
-            self._synced_at = self._clock()
+
+    def waste(self, waste: Waste) -> None:
+        """Write a try down that was paid and gave no usable answer."""
+        self._write(dumps({"waste": waste}))
+        self._add(waste)
+
+    def wasted(self, key: str, occurrence: int) -> Spend:
+        """What tries without a usable answer of this call took, in all attempts."""
+        return self._wasted.get((key, occurrence), Spend())
 
     def end(self, reason: StopReason, logical_calls: int) -> None:
         """Write down that the clock, which no replay can reproduce, ended the optimization here."""
         self.ending = Ending(reason, logical_calls)
-        self._append(dumps({"ending": self.ending}) + "\n")
+        self._write(dumps({"ending": self.ending}))
 
     def stray(self, used: Iterable[tuple[str, int]]) -> Spend:
-        """What was paid in earlier attempts for answers that this one did not use (after a change of code, say)."""
-        unused = sorted(set(self._paid_before) - set(used))
-        return sum((self._paid_before[at].billed for at in unused), self._superseded)
+        """What was paid for calls that are in no ledger: not asked again by this attempt, or of a batch cut short."""
+        charged = set(used)
+        entries = [self._entries[at].billed for at in sorted(self._entries.keys() - charged)]
+        return sum([*entries, *(self._wasted[at] for at in sorted(self._wasted.keys() - charged))], self._superseded)
+
+    def _write(self, line: str) -> None:
+        self._append(line + "\n")
+        if self._clock() - self._synced_at >= SYNC_EVERY_S:
+            self._sync()
+            self._synced_at = self._clock()
+
+    def _add(self, waste: Waste) -> None:
+        self.paid = self.paid + waste.billed
+        self._wasted[waste.key, waste.occurrence] = self.wasted(waste.key, waste.occurrence) + waste.billed
 
 
-def read_line(line: str) -> Entry | Ending | None:
+def read_line(line: str) -> Entry | Waste | Ending | None:
     """The record of one line; None for an empty or torn one."""
     try:
         value = json.loads(line)
         if "ending" in value:
             return decode(Ending, value["ending"])
+        if "waste" in value:
+            return decode(Waste, value["waste"])
         return decode(Entry, value)
     except (ValueError, TypeError, UsageError):
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -169,7 +169,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Spend:
-    """What was used. `usd` is None as soon as one call in it has no known price."""
+    """What was used. `usd` is None as soon as one call in it has no known price.
+
+    `tokens_estimated` are those of `tokens_in` and `tokens_out` that no provider told: bounds, not counts.
+    """
 
     task_calls: int = 0
     optimizer_calls: int = 0
@@ -177,6 +180,7 @@ class Spend:
     tokens_in: int = 0
     tokens_out: int = 0
     usd: float | None = 0.0
+    tokens_estimated: int = 0
 
     def __add__(self, other: Spend) -> Spend:
         usd = None if self.usd is None or other.usd is None else self.usd + other.usd
@@ -187,7 +191,12 @@ class Spend:
             self.tokens_in + other.tokens_in,
             self.tokens_out + other.tokens_out,
             usd,
+            self.tokens_estimated + other.tokens_estimated,
         )
+
+    @property
+    def tokens(self) -> int:
+        return self.tokens_in + self.tokens_out
 
     @property
     def calls(self) -> int:
@@ -203,12 +212,18 @@ class Spend:
             usage.tokens_in,
             usage.tokens_out,
             usd,
+            usage.tokens_in + usage.tokens_out if usage.estimated else 0,
         )
+
+    @staticmethod
+    def of_waste(usage: Usage, usd: float | None) -> Spend:
+        """One try that gave no usable answer: no call, but tokens and money."""
+        return replace(Spend.of(Role.TASK, usage, usd), task_calls=0)
 
 
 @dataclass(frozen=True)
 class Accounts:
-    """`logical` is charged, the same with or without a cache; `billed` is what was really paid."""
+    """`logical` is charged, the same with or without a cache; `billed` is what was really paid, lost tries included."""
 
     logical: Spend = Spend()
     billed: Spend = Spend()

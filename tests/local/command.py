@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.servers.openai_server import OpenAIServer
 from utils.archive import RunArchive, local_archive
-from utils.journal import Entry, read_line
+from utils.journal import Entry, Waste, read_line
 
 ROOT = Path(__file__).parents[2]
 MODEL = "openai/gpt-4o-mini"  # a name that litellm knows to take a JSON schema
@@ -52,6 +52,14 @@ def entries(archive: RunArchive) -> Iterator[Entry]:
                 if place not in seen:
                     seen.add(place)
                     yield entry
+
+
+def wastes(archive: RunArchive) -> Iterator[Waste]:
+    """Every try in every journal that was paid without a usable answer."""
+    for name in archive.blobs.list("journal"):
+        for line in archive.blobs.read(f"journal/{name}").decode().split("\n"):
+            if isinstance(waste := read_line(line), Waste):
+                yield waste
 
 
 def without_times(overview: Mapping[str, Any]) -> dict[str, Any]:

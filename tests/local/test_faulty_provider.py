@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from benchmark_config import DATASETS
-from tests.local.command import MODEL, archive_of, entries, start, statuses, without_times
+from tests.local.command import MODEL, archive_of, entries, start, statuses, wastes, without_times
 from tests.servers.openai_server import OpenAIServer
 from tests.waiting import until
 from utils.dataset_specs.base import load_splits
@@ -82,8 +82,9 @@ class Grid:
         self.process = start(self.folder, GRID, self.server)
 
     def booked(self) -> int:
-        """Tokens in the journals, every call once."""
-        return sum(entry.billed.tokens_in + entry.billed.tokens_out for entry in entries(self.archive))
+        """Tokens in the journals, every try once, less what nobody was told of: answers that never came whole."""
+        spent = [entry.billed for entry in entries(self.archive)] + [waste.billed for waste in wastes(self.archive)]
+        return sum(spend.tokens - spend.tokens_estimated for spend in spent)
 
     def billed(self) -> int:
         """Tokens that the server counted."""

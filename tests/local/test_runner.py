@@ -88,6 +88,16 @@ def test_the_limit_of_a_run_is_kept_and_ends_with_exit_code_3(tmp_path: Path) ->
         assert run(tmp_path, "--resume-run-id r --run-max-cost 10", server) == 0
 
 
+def test_the_limit_of_a_run_holds_against_the_providers_own_count(tmp_path: Path) -> None:
+    """Two workers, and a provider that bills answers that never come whole, too."""
+    faults = {"null": 0.2, "malformed": 0.1, "drop": 0.05, "rate_limit": 0.03}
+    with OpenAIServer(tokens_out=100, faults=faults, bills_lost=True, retry_after_s=0.1, seed=2) as server:
+        words = f"{SMALL} --seeds 1 2 3 4 5 6 --run-max-cost 0.012 --no-cache --model-params max_tokens=120"
+        assert run(tmp_path, f"{words} --max-concurrent 2", server) == 3, (tmp_path / "output.txt").read_text()
+        stats = server.stats()
+        assert 0.002 < stats["tokens_in"] * 0.15e-6 + stats["tokens_out"] * 0.6e-6 <= 0.012
+
+
 def test_a_retry_asks_again_only_what_failed(tmp_path: Path) -> None:
     with OpenAIServer(faults={"bad_request": 0.4}, seed=3) as server:
         assert run(tmp_path, SMALL, server) == 1

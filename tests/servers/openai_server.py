@@ -105,6 +105,7 @@ class Settings:
     tokens_out: int = 0  # 0: about the words of the text
     reasoning_tokens: int = 0
     thinking: str = ""  # sent beside the answer, as reasoning_content
+    bills_lost: bool = False  # counts the tokens of answers that never came whole, too
     odd_usage: Mapping[str, Any] = field(default_factory=dict)  # what an odd_usage says in place of the true figures
     seed: int = 0
 
@@ -239,6 +240,8 @@ class App:
         if self.settings.key and key_of(asked) != self.settings.key:
             fault = "auth"
         latency = rng.uniform(*self.settings.latency_s)
+        if fault in BODIES and self.settings.bills_lost:
+            self.answer(asked.path, body, digest, "", rng)
         if fault == "hang":
             ledger.statuses["hung"] += 1
             latency = self.settings.hang_s

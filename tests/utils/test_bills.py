@@ -10,7 +10,7 @@ import pytest
 from utils.archive import Attempt, RunArchive, local_archive
 from utils.bills import Bills
 from utils.errors import ErrorKind
-from utils.journal import Entry, Failed
+from utils.journal import Entry, Failed, Waste
 from utils.records import Completion, Role, Spend, Usage
 from utils.serialization import dumps
 
@@ -48,6 +48,11 @@ def test_what_was_not_paid_costs_nothing(archive: RunArchive) -> None:
     lost = Entry("k", 0, Role.TASK, 1.0, failed=Failed(ErrorKind.BAD_REQUEST, "no", 1))
     write(archive, FIRST, lost, entry(cached=True), '{"ending": {"reason": "budget_seconds", "logical_calls": 3}}\n')
     assert Bills(archive).of([FIRST]).usd == 0
+
+
+def test_a_try_that_was_paid_without_an_answer_is_on_the_bill(archive: RunArchive) -> None:
+    write(archive, FIRST, dumps({"waste": Waste("k", 0, Spend(tokens_in=7, usd=0.25))}) + "\n", entry())
+    assert Bills(archive).of([FIRST]) == Spend(1, 0, 0, 10, 5, 0.75)
 
 
 def test_a_look_reads_on_where_the_last_one_ended_and_waits_for_the_end_of_a_line(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -15,7 +15,9 @@ from utils.door import Door, Stopwatch
 from utils.errors import BudgetExhausted, CallError, Drained, ErrorKind
 from utils.journal import Entry, Journal, read_line
 from utils.ledger import Ledger
-from utils.records import Budget, Completion, Message, Request, Role, Spend, StopReason
+from utils.llm.base import LLM, Unusable, token_ceiling
+from utils.llm.resilience import Gate, Resilient, RetryPolicy
+from utils.records import Budget, Completion, Message, Request, Role, Spend, StopReason, Usage
 from utils.serialization import encode
 
 
@@ -64,7 +66,7 @@ class Tape:
 
 
 @contextmanager
-def opened(model: Scripted, tape: Tape | None = None, budget: Budget | None = None, **more: Any) -> Iterator[Door]:
+def opened(model: LLM, tape: Tape | None = None, budget: Budget | None = None, **more: Any) -> Iterator[Door]:
     models = dict.fromkeys(Role, model)
     door = Door(models, (tape or Tape()).journal(), Ledger(budget), **{"clock": lambda: 0.0, **more})
     try:
@@ -258,6 +260,125 @@ def test_money_for_calls_that_are_not_asked_again_is_stray() -> None:
         assert door.stray == Spend.of(Role.TASK, tape.entries[1].completion.usage, 0.001)  # type: ignore[union-attr]
 
 
+# --------------------------------------------------------------------------- tries that are paid without an answer
+
+
+class Wasteful(Scripted):
+    """A model whose first tries of a question are paid and give no usable answer: each takes 4 tokens and 2 cents."""
+
+    def __init__(self, lost_tries: int, kind: ErrorKind = ErrorKind.MALFORMED) -> None:
+        super().__init__(lambda request, count: "x")
+        self._lost_tries, self._kind = lost_tries, kind
+
+    async def complete(self, request: Request) -> Completion:
+        if sum(request.messages == earlier.messages for earlier in self.requests) < self._lost_tries:
+            self.requests.append(request)
+            raise Unusable(self._kind, "no text", Usage(1, 3), 0.02)
+        return await super().complete(request)
+
+
+LOST = Spend(tokens_in=1, tokens_out=3, usd=0.02)
+
+
+def retried(model: Scripted) -> Resilient:
+    return Resilient(model, Gate(8), RetryPolicy(base_s=0.0))
+
+
+def test_a_try_that_was_paid_without_an_answer_is_billed_and_a_replay_gives_the_same_books() -> None:
+    tape = Tape()
+    with opened(retried(Wasteful(2)), tape) as door:
+        assert texts(door.ask(Role.TASK, ask("a", "b"))) == ["x", "x"]
+        first = door.total
+    answers = Spend(2, 0, 0, 2, 2, 0.002)
+    assert first.logical == answers
+    assert first.billed == answers + LOST + LOST + LOST + LOST
+    with opened(failing(), Tape(tape.text)) as door:
+        door.ask(Role.TASK, ask("a", "b"))
+        assert (door.total, door.stray) == (first, Spend())
+
+
+@pytest.mark.parametrize("kind", [ErrorKind.MALFORMED, ErrorKind.CONTENT_FILTER])
+def test_a_call_that_was_given_up_is_billed_for_every_try(kind: ErrorKind) -> None:
+    tape, model = Tape(), Wasteful(99, kind)
+    with opened(retried(model), tape) as door:
+        assert texts(door.ask(Role.TASK, ask("a"))) == [f"error: {kind}"]
+        assert door.total.billed.tokens == 4 * len(model.requests) > 0
+    with opened(constant("x"), Tape(tape.text)) as door:
+        assert texts(door.ask(Role.TASK, ask("a"))) == [f"error: {kind}"]
+        assert door.total.billed.tokens == 4 * len(model.requests)
+
+
+def test_a_paid_try_of_a_model_that_nobody_asks_again_is_billed() -> None:
+    with opened(Wasteful(1)) as door:
+        assert texts(door.ask(Role.TASK, ask("a"))) == ["error: malformed"]
+        assert door.total.billed == LOST
+
+
+def test_a_paid_try_is_written_down_at_once_so_that_a_kill_loses_nothing() -> None:
+    tape = Tape()
+    with opened(retried(Wasteful(1)), tape) as door:
+        door.ask(Role.TASK, ask("a"))
+        total = door.total
+    assert len(tape.lines) == 2
+    with opened(constant("x"), Tape(tape.lines[0])) as door:
+        door.ask(Role.TASK, ask("a"))
+        assert door.total == total
+
+
+def test_paid_tries_before_a_refused_key_are_billed() -> None:
+    script = iter([Unusable(ErrorKind.MALFORMED, "no text", Usage(1, 3), 0.02), CallError(ErrorKind.AUTH, "no")])
+    tape = Tape()
+    with opened(retried(Scripted(lambda request, count: next(script))), tape) as door:
+        with pytest.raises(CallError):
+            door.ask(Role.TASK, ask("a"))
+        assert door.stray == LOST
+
+
+@given(
+    st.integers(0, 300),
+    st.lists(st.tuples(st.integers(1, 6), st.integers(0, 4)), min_size=1, max_size=8),
+    st.sampled_from(["tokens", "usd"]),
+)
+def test_limits_hold_for_all_that_was_paid_whatever_is_lost_on_the_way(
+    limit: int, batches: list[tuple[int, int]], unit: str
+) -> None:
+    """Every try, usable or not, takes as much as it can: 20 tokens, or 20 dollars."""
+    tries = 0
+
+    class Greedy(Scripted):
+        def ceiling(self, request: Request) -> tuple[Usage, float | None]:
+            return Usage(10, 10), 20.0
+
+        async def complete(self, request: Request) -> Completion:
+            nonlocal tries
+            tries += 1
+            lost = int(request.messages[0].content.split()[1])
+            self.requests.append(request)
+            if sum(request.messages == earlier.messages for earlier in self.requests) <= lost:
+                raise Unusable(ErrorKind.MALFORMED, "no text", Usage(10, 10), 20.0)
+            return Completion("x", Usage(10, 10), 20.0)
+
+    budget = Budget(10**6, **{unit: limit})
+    with opened(retried(Greedy(lambda request, count: "x")), budget=budget) as door:
+        with suppress(BudgetExhausted):
+            for number, (size, lost) in enumerate(batches):
+                door.ask(Role.TASK, ask(*(f"{number}.{i} {lost}" for i in range(size))))
+        paid = door.total.billed
+        assert 20 * tries == paid.tokens == paid.usd
+        assert 20 * tries <= limit
+
+
+def test_a_call_whose_tries_took_the_budget_is_not_tried_again_after_a_kill() -> None:
+    tape = Tape()
+    with opened(retried(Wasteful(1)), tape) as door:
+        door.ask(Role.TASK, ask("a"))
+    model, least = constant("x"), token_ceiling(ask("a")[0])
+    budget = Budget(5, tokens=least.tokens_in + least.tokens_out)
+    with opened(model, Tape(tape.lines[0]), budget) as door:
+        assert texts(door.ask(Role.TASK, ask("a"))) == ["error: malformed"]
+    assert model.requests == []
+
+
 # --------------------------------------------------------------------------- stops
 
 
@@ -433,6 +554,17 @@ def test_the_runs_money_is_set_aside_for_what_is_sent_and_settled_at_what_was_pa
     with opened(failing(), Tape(tape.text), purse=(again := Purse(0.0))) as door:
         door.ask(Role.TASK, ask("a", "b"))
     assert again.paid == 0
+
+
+def test_the_runs_money_bears_every_try_that_is_paid() -> None:
+    purse = Purse(0.1)
+    with opened(retried(Wasteful(2)), purse=purse) as door:
+        door.ask(Role.TASK, ask("a"))
+    assert purse.paid == pytest.approx(0.041)
+    assert purse.left == pytest.approx(0.059)
+    with opened(retried(Wasteful(2)), Tape(), purse=(short := Purse(0.0015))) as door, pytest.raises(Drained):
+        door.ask(Role.TASK, ask("a"))
+    assert short.paid == pytest.approx(0.02)
 
 
 def test_nothing_is_sent_where_the_runs_money_does_not_last() -> None:

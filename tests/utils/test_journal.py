@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.strategies import entries, json_values, same
 from utils.archive import Attempt, local_archive
 from utils.errors import CallError, ErrorKind
-from utils.journal import Ending, Entry, Failed, Journal, outcome, read_line
+from utils.journal import Ending, Entry, Failed, Journal, Waste, outcome, read_line
 from utils.records import Completion, Message, Request, Role, Spend, StopReason, Usage
 from utils.serialization import dumps, encode
 
@@ -162,10 +162,27 @@ def test_money_of_calls_that_were_not_asked_again_is_stray() -> None:
     assert book.stray([("k1", 0), ("k2", 0), ("k2", 1)]) == Spend()
 
 
-def test_calls_of_this_attempt_are_not_stray() -> None:
+def test_calls_of_this_attempt_that_came_into_no_ledger_are_stray() -> None:
     book = journal(lines(answered("a", "k1")))
     book.record(answered("b", "k2"))
-    assert book.stray([("k1", 0)]) == Spend()
+    assert book.stray([("k1", 0), ("k2", 0)]) == Spend()
+    assert book.stray([("k1", 0)]) == answered("b").billed
+
+
+LOST = Spend(tokens_in=7, tokens_out=9, usd=0.25, tokens_estimated=16)
+
+
+def test_tries_without_a_usable_answer_are_written_down_and_kept_over_attempts_and_retries() -> None:
+    written: list[str] = []
+    book = Journal(written.append)
+    book.waste(Waste("k1", 0, LOST))
+    book.waste(Waste("k1", 0, LOST))
+    book.record(failed("k1"))
+    again = Journal(lambda line: None)
+    again.read("".join(written), forget_failures=True)
+    assert (again.find("k1", 0), again.wasted("k1", 0)) == (None, LOST + LOST)
+    assert again.stray([]) == LOST + LOST
+    assert again.stray([("k1", 0)]) == Spend()
 
 
 def test_of_a_call_that_two_attempts_sent_one_answer_is_used_and_both_were_paid() -> None:

@@ -7,9 +7,19 @@ help.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
-from utils.records import Completion, Request, Usage
+from utils.errors import CallError, ErrorKind
+from utils.records import Completion, Request, Spend, Usage
+
+
+class Unusable(CallError):
+    """A try that was paid and gave no usable answer; `waste` is what it took, or, where nobody can know, at most."""
+
+    def __init__(self, kind: ErrorKind, message: str, usage: Usage, usd: float | None) -> None:
+        super().__init__(kind, message)
+        self.waste = Spend.of_waste(usage, usd)
 
 
 @runtime_checkable
@@ -29,6 +39,36 @@ class LLM(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
 
+
+class Sponsor(Protocol):
+    """Whoever pays for a call: told and asked by the layers that send it, as often as they do."""
+
+    def permit(self) -> None:
+        """Asked right before each try is sent. Raises Stop where nothing more may be sent."""
+
+    def book(self, error: Unusable) -> None:
+        """Enter a try that was paid and gave no usable answer."""
+
+    def bears_another(self) -> bool:
+        """True where one more paid try fits into what is left; it is set aside then."""
+
+
+class Nobody:
+    """The sponsor of calls that nobody keeps books of."""
+
+    def permit(self) -> None:
+        """Everything may be sent."""
+
+    def book(self, error: Unusable) -> None:
+        """No books."""
+
+    def bears_another(self) -> bool:
+        return True
+
+
+# Of the call that the current task of the event loop makes. It goes past the protocol, because only those two who
+# speak of it know of it: the door, and whatever asks again.
+sponsor: ContextVar[Sponsor] = ContextVar("sponsor", default=Nobody())  # noqa: B039  it holds nothing
 
 DEFAULT_MAX_TOKENS = 1024  # of an answer, where the request does not say; every call is bounded
 

@@ -22,14 +22,14 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from utils.errors import CallError, ErrorKind, MissingKey, UsageError
-from utils.llm.base import DEFAULT_MAX_TOKENS, token_ceiling
+from utils.llm.base import DEFAULT_MAX_TOKENS, Unusable, token_ceiling
 from utils.llm.resilience import Throttled
 from utils.records import Completion, Request, TokenLogprob, Usage
 from utils.redaction import redact, refuse_secrets
@@ -251,7 +251,11 @@ class _Model:
             await litellm.close_litellm_async_clients()
             litellm.in_memory_llm_clients_cache.flush_cache()  # a closed client would be handed out again
 
-    async def _send(self, call: Awaitable[Any]) -> tuple[Any, float]:
+    def ceiling(self, request: Request) -> tuple[Usage, float | None]:
+        """The most that this call can use, and its price."""
+        raise NotImplementedError
+
+    async def _send(self, call: Awaitable[Any], request: Request) -> tuple[Any, float]:
         """The provider's answer and the seconds it took; CallError for whatever else happened."""
         _connected.add(self)
         began = time.perf_counter()
@@ -260,7 +264,10 @@ class _Model:
                 answer = await call
         except Exception as error:
             # Whatever litellm and what is below it may raise. Without a cause: its text may hold headers or the key.
-            raise _failure(error, self._name, self.timeout_s) from None
+            failure = _failure(error, self._name, self.timeout_s)
+            if _may_be_billed(error, failure):
+                failure = Unusable(failure.kind, failure.message, *self.ceiling(request))
+            raise failure from None
         return answer, time.perf_counter() - began
 
     def _common(self) -> dict[str, Any]:
@@ -282,7 +289,7 @@ class LiteLLMModel(_Model):
         if request.schema is not None and "response_format" not in params and self._takes_schema:
             params["response_format"] = _response_format(request.schema)
         call = _litellm().acompletion(**params, **self._common(), messages=messages)
-        answer, latency_s = await self._send(call)
+        answer, latency_s = await self._send(call, request)
         return _completion(answer, self.ceiling(request)[0], self._name, latency_s)
 
     def ceiling(self, request: Request) -> tuple[Usage, float | None]:
@@ -322,14 +329,16 @@ class EmbeddingModel(_Model):
         expected, answered = (_sendable(message.content) or " " for message in request.messages)
         params = {name: value for name, value in {**self.params, **request.params}.items() if name in EMBEDDING_PARAMS}
         call = _litellm().aembedding(**params, **self._common(), input=[expected, answered])
-        answer, latency_s = await self._send(call)
+        answer, latency_s = await self._send(call, request)
+        usage = replace(_usage(answer, self.ceiling(request)[0], ""), tokens_out=0)
+        usd = _cost(answer, usage, self._name)
         try:
             first, second = (row["embedding"] for row in answer.data)
             value = cosine(first, second)
         except (TypeError, ValueError, KeyError):
-            raise CallError(ErrorKind.MALFORMED, f"{self._name}: the answer holds no two embeddings") from None
-        usage = replace(_usage(answer, self.ceiling(request)[0], 0), tokens_out=0)
-        return Completion(repr(value), usage, _cost(answer, usage, self._name), latency_s, model=answer.model or "")
+            message = f"{self._name}: the answer holds no two embeddings"
+            raise Unusable(ErrorKind.MALFORMED, message, usage, usd) from None
+        return Completion(repr(value), usage, usd, latency_s, model=answer.model or "")
 
     def ceiling(self, request: Request) -> tuple[Usage, float | None]:
         usage = replace(token_ceiling(request), tokens_out=0)
@@ -424,27 +433,32 @@ def _openai_params() -> frozenset[str]:
 
 
 def _completion(answer: Any, most: Usage, model: str, latency_s: float) -> Completion:
-    """The answer in our words. CallError where it holds no text: filtered, or not an answer at all.
+    """The answer in our words. Unusable where it holds no text: filtered, or not an answer at all.
 
     `most` is what the call can have used at most, for what the provider does not tell.
     """
-    if not getattr(answer, "choices", None):
-        raise CallError(ErrorKind.MALFORMED, f"{model}: the answer holds no choice")
-    choice = answer.choices[0]
-    text, finish = choice.message.content, str(choice.finish_reason or "stop")
-    if not text and finish == "content_filter":
-        raise CallError(ErrorKind.CONTENT_FILTER, f"{model}: the provider's content filter held the answer back")
+    choices = getattr(answer, "choices", None)
+    choice = choices[0] if choices else None
+    text: Any = choice.message.content if choice else None
+    finish = str((choice and choice.finish_reason) or "stop")
+    thinking = _thinking(choice.message) if choice else ""
     if text is None and finish == "length":
         text = ""  # all of max_tokens went into thinking
+    is_whole = isinstance(text, str) and finish != "length"
+    usage = _usage(answer, most, text + thinking if is_whole else None)
+    usd = _cost(answer, usage, model)
+    if choice is None:
+        raise Unusable(ErrorKind.MALFORMED, f"{model}: the answer holds no choice", usage, usd)
+    if not text and finish == "content_filter":
+        message = f"{model}: the provider's content filter held the answer back"
+        raise Unusable(ErrorKind.CONTENT_FILTER, message, usage, usd)
     if not isinstance(text, str):
-        raise CallError(ErrorKind.MALFORMED, f"{model}: the answer holds no text (finish reason {finish!r})")
-    thinking = _thinking(choice.message)
-    written = most.tokens_out if finish == "length" else _tokens_at_most(text + thinking)
-    usage = _usage(answer, most, written)
+        message = f"{model}: the answer holds no text (finish reason {finish!r})"
+        raise Unusable(ErrorKind.MALFORMED, message, usage, usd)
     return Completion(
         text=text,
         usage=usage,
-        cost_usd=_cost(answer, usage, model),
+        cost_usd=usd,
         latency_s=latency_s,
         finish_reason=finish,
         logprobs=_logprobs(choice),
@@ -463,17 +477,16 @@ def _tokens_at_most(text: str) -> int:
     return -(-len(text.encode("utf-8", "replace")) // LEAST_BYTES_A_TOKEN)
 
 
-def _usage(answer: Any, most: Usage, written: int) -> Usage:
+def _usage(answer: Any, most: Usage, written: str | None) -> Usage:
     """The tokens that the provider counted. A count that is missing or absurd is replaced by the most it can have been:
-    what `most` says of the tokens read, and `written` of those of the answer."""
+    by `most`, or by what the text needs that was written (None: it is not known how much was)."""
     told = getattr(answer, "usage", None)
     tokens_in = _count(getattr(told, "prompt_tokens", None))
     tokens_out = _count(getattr(told, "completion_tokens", None))
     reasoning = _count(getattr(getattr(told, "completion_tokens_details", None), "reasoning_tokens", None))
-    if not tokens_in:  # every call reads something
-        return Usage(most.tokens_in, tokens_out or written, reasoning, estimated=True)
-    if tokens_out is None or (written and not tokens_out):
-        return Usage(tokens_in, written, reasoning, estimated=True)
+    if not tokens_in or tokens_out is None or (written and not tokens_out):  # every call reads something
+        wrote = most.tokens_out if written is None else _tokens_at_most(written)
+        return Usage(tokens_in or most.tokens_in, tokens_out or wrote, reasoning, estimated=True)
     if reasoning and reasoning > tokens_out:  # a provider that counts its thinking apart
         tokens_out += reasoning
     return Usage(tokens_in, tokens_out, reasoning)
@@ -536,7 +549,8 @@ _COME_BACK = re.compile(
 _NOT_JSON = re.compile(
     r"Unable to get json response|Empty or invalid response from LLM endpoint"
     r"|Expecting (value|property name|'.' delimiter)|Unterminated string"
-    r"|Invalid control character|Invalid \\?\\escape|Extra data: line|Invalid response object",
+    r"|Invalid control character|Invalid \\?\\escape|Extra data: line|Invalid response object"
+    r"|Error converting to valid response",
 )
 _CONTEXT = re.compile(
     r"context[_ ]length|context window|maximum context|prompt is too long|too many tokens", re.IGNORECASE
@@ -562,6 +576,29 @@ def _failure(error: Exception, model: str, timeout_s: float) -> CallError:
     return CallError(kind, message)
 
 
+def _may_be_billed(error: Exception, failure: CallError) -> bool:
+    """True where the provider may have answered and nobody here can tell: no answer in time, half an answer, or one
+    that cannot be read. What it refused outright, or never got, it does not bill."""
+    import httpx  # litellm's own client: what is below it, too, says what happened by these classes
+
+    if failure.kind is ErrorKind.MALFORMED or isinstance(error, TimeoutError | _litellm().Timeout):
+        return True
+    links = list(_chain(error))
+    unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+    return not any(isinstance(link, unsent) for link in links) and any(
+        isinstance(link, httpx.TransportError) for link in links
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _kind(error: Exception, text: str, litellm: Any) -> ErrorKind:
     """By the class first, by the status next; by the words where those two say the same of different failures."""
     status = getattr(error, "status_code", None)
@@ -578,14 +615,14 @@ def _kind(error: Exception, text: str, litellm: Any) -> ErrorKind:
         return ErrorKind.CONTENT_FILTER if _FILTER.search(text) else ErrorKind.AUTH
     if isinstance(error, litellm.AuthenticationError) or status == 401:
         return ErrorKind.AUTH
+    if status == 200 or _NOT_JSON.search(text):
+        return ErrorKind.MALFORMED
     if isinstance(error, litellm.BadRequestError | litellm.NotFoundError | litellm.UnprocessableEntityError):
         return _of_bad_request(text)
     if not isinstance(error, litellm.APIError | litellm.APIConnectionError) and status is None:
         return ErrorKind.INTERNAL
     if _MISSING_PACKAGE.search(text):
         return ErrorKind.BAD_REQUEST
-    if status == 200 or _NOT_JSON.search(text):
-        return ErrorKind.MALFORMED
     if isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425, 429):
         return _of_bad_request(text)
     return ErrorKind.TRANSIENT

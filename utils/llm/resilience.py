@@ -4,9 +4,10 @@
 of one provider in the process: it decides how many calls are in flight. What an error means is said by whoever raised
 the `CallError`; here only its kind, its message and its Retry-After are read.
 
-Three promises hold whatever a provider does: a call ends after a stated number of tries and a stated time; a
-Retry-After is never undercut, by the refused call or by any that is sent later to the same provider; and a key that was
-refused once is not tried again.
+Four promises hold whatever a provider does: a call ends after a stated number of tries and a stated time; a
+Retry-After is never undercut, by the refused call or by any that is sent later to the same provider; a key that was
+refused once is not tried again; and a try that was paid without a usable answer is booked with the call's sponsor, who
+must bear the next one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from utils.errors import CallError, ErrorKind
-from utils.llm.base import LLM
+from utils.llm.base import LLM, Unusable, sponsor
 from utils.records import Completion, Request, Usage
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -316,6 +317,7 @@ class Resilient:
         """One try, in a place of the gate."""
         try:
             async with self.gate.slot(is_retry=bool(tries.failures), patience_s=self._left_s(tries)) as ticket:
+                sponsor.get().permit()
                 tries.began = self._clock() if tries.began is None else tries.began
                 try:
                     completion = await self._ask(request)
@@ -326,6 +328,8 @@ class Resilient:
                 return completion
         except CallError as error:
             tries.failures.append(error)
+            if isinstance(error, Unusable):
+                sponsor.get().book(error)
             raise
 
     async def _ask(self, request: Request) -> Completion:
@@ -334,7 +338,7 @@ class Resilient:
                 return await self.inner.complete(request)
         except TimeoutError:
             message = f"{self.name}: no answer in {self.policy.timeout_s:g} s"
-            raise CallError(ErrorKind.TRANSIENT, message) from None
+            raise Unusable(ErrorKind.TRANSIENT, message, *self.inner.ceiling(request)) from None
 
     async def _back_off(self, seconds: float) -> None:
         async with self.gate.backing_off():
@@ -361,6 +365,7 @@ class Resilient:
             or malformed >= policy.malformed_attempts
             or (not is_throttled(last) and tries.in_a_row() >= policy.same_failure_limit)
             or state.upcoming_sleep >= self._left_s(tries)
+            or (isinstance(last, Unusable) and not sponsor.get().bears_another())
         )
 
     def _final(self, error: CallError, tries: _Tries) -> CallError:

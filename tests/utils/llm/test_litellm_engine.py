@@ -11,20 +11,23 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import aclosing
+from contextlib import aclosing, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.servers.openai_server import OpenAIServer
-from utils.errors import CallError, ErrorKind, UsageError
+from utils.door import Door
+from utils.errors import BudgetExhausted, CallError, ErrorKind, UsageError
+from utils.journal import Journal
+from utils.ledger import Ledger
 from utils.llm import litellm_engine as engine
-from utils.llm.base import DEFAULT_MAX_TOKENS, LLM, token_ceiling
+from utils.llm.base import DEFAULT_MAX_TOKENS, LLM, Unusable, token_ceiling
 from utils.llm.connect import connect, provider_of
 from utils.llm.litellm_engine import EmbeddingModel, LiteLLMModel
 from utils.llm.resilience import Gate, Resilient, RetryPolicy, Throttled
-from utils.records import Completion, Message, Request, Usage
+from utils.records import Accounts, Budget, Completion, Message, Request, Role, Spend, Usage
 
 ROOT = Path(__file__).parents[3]
 KEY = "sk-test-0123456789abcdef"
@@ -542,6 +545,65 @@ def test_faults_are_overcome_and_retry_after_is_kept(server: OpenAIServer) -> No
     assert ledger["max_in_flight"] <= 8
     assert ledger["connections"] <= 8 + ledger["statuses"].get("dropped", 0)
     assert sum(answer.attempts for answer in answers) == ledger["requests"] > 60
+
+
+ODD = {"null": 0.2, "filtered": 0.05, "no_choices": 0.1, "server_error": 0.1, "empty": 0.05, "length": 0.05}
+
+
+def through_the_door(server: OpenAIServer, budget: Budget, batches: int) -> Accounts:
+    """What the books say of so many batches of 20 calls, or of as many as the budget bears."""
+    model = connect("openai/gpt-4o-mini", {"max_tokens": 20}, gates={}, policy=RetryPolicy(base_s=0.01), in_flight=8)
+    with closing(Door({Role.TASK: model}, Journal(lambda line: None), Ledger(budget))) as door:
+        with suppress(BudgetExhausted):
+            for batch in range(batches):
+                door.ask(Role.TASK, [Request((Message("user", f"{batch}: question {i}"),)) for i in range(20)])
+        return door.total
+
+
+def test_what_is_booked_is_what_the_provider_counted_to_the_token(server: OpenAIServer) -> None:
+    server.settings.faults = ODD
+    billed = through_the_door(server, Budget(), 5).billed
+    stats = server.stats()
+    assert stats["requests"] > 110
+    assert (billed.tokens_in, billed.tokens_out) == (stats["tokens_in"], stats["tokens_out"])
+    assert billed.usd == pytest.approx(billed.tokens_in * 0.15e-6 + billed.tokens_out * 0.6e-6)
+
+
+@pytest.mark.parametrize("budget", [Budget(10**6, tokens=6000), Budget(10**6, usd=0.0012)], ids=["tokens", "usd"])
+def test_limits_hold_against_the_providers_own_count(server: OpenAIServer, budget: Budget) -> None:
+    server.settings.faults = {**ODD, "malformed": 0.1, "truncated": 0.05, "drop": 0.05}
+    server.settings.bills_lost, server.settings.tokens_out = True, 20
+    billed = through_the_door(server, budget, 100).billed
+    stats = server.stats()
+    tokens, usd = stats["tokens_in"] + stats["tokens_out"], stats["tokens_in"] * 0.15e-6 + stats["tokens_out"] * 0.6e-6
+    assert tokens <= billed.tokens
+    assert usd <= (billed.usd or 0.0) + 1e-12
+    assert budget.tokens is None or billed.tokens <= budget.tokens
+    assert budget.usd is None or (billed.usd or 0.0) <= budget.usd
+    assert stats["answered"] > 20
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_billed"),
+    [("drop", True), ("malformed", True), ("truncated", True), ("hang", True), ("server_error", False)],
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_call_that_may_have_been_billed_is_estimated_upwards(
+    server: OpenAIServer, name: str, fault: str, is_billed: bool
+) -> None:
+    server.settings.faults = {fault: 1.0}
+    base = server.root if name.startswith(("ollama", "anthropic")) else server.url
+    model = LiteLLMModel(name, {"api_base": base, "api_key": KEY}, timeout_s=0.5 if fault == "hang" else 20)
+    error = fail(model)
+    usage, usd = model.ceiling(HELLO)
+    assert isinstance(error, Unusable) == is_billed
+    if isinstance(error, Unusable):
+        assert error.waste == Spend.of_waste(usage, usd)
+        assert error.waste.tokens_estimated == error.waste.tokens
+
+
+def test_a_call_that_never_reached_the_provider_costs_nothing() -> None:
+    assert not isinstance(fail(LiteLLMModel("openai/gpt-4o-mini", {"api_base": "http://127.0.0.1:9/v1"})), Unusable)
 
 
 def test_models_of_a_provider_share_a_gate(server: OpenAIServer) -> None:
