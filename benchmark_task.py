@@ -57,7 +57,7 @@ from utils.records import (
 )
 from utils.redaction import redact
 from utils.report.estimate import CHARACTERS_A_TOKEN, Estimate, Need, prompt_tokens
-from utils.report.statistics import interval_of, paired_gain
+from utils.report.statistics import interval_of, paired_gain, paired_saving
 from utils.serialization import content_hash, decode, encode
 from utils.tracing.records import Recorder, Recording
 from utils.validation import split_commas
@@ -499,9 +499,10 @@ def run_task(
     spent = door.ledger.accounts
     door.with_ledger(Ledger())
     tell("scoring", problem)
-    initial, final = _choose(problem)
+    initial, final = _choose(problem, optimizer)
     tests = _test(work, [initial.prompt, final.prompt], door, params, recorder)
     billed = spent.billed + door.stray
+    standings = [_standing(trial, test) for trial, test in ((initial, tests[0]), (final, tests[-1]))]
     return TaskResult(
         task_id=spec.task_id,
         status=Status.COMPLETED,
@@ -510,28 +511,37 @@ def run_task(
         simulated=spec.is_simulated,
         spent=Accounts(spent.logical, billed),
         scoring=door.ledger.accounts,
-        initial=_standing(initial, tests[0]),
-        final=_standing(final, tests[-1]),
+        initial=standings[0],
+        final=standings[1],
         gain=paired_gain(tests[0].items, tests[-1].items),
+        saved=paired_saving(tests[0].items, tests[-1].items),
         items={"initial": tests[0].items, "final": tests[-1].items},
         steps=tuple(problem.steps),
         curve=tuple(problem.curve),
         reported=encode(problem.reported),
+        tables={**optimizer.tables(*standings), **problem.tables},
     )
 
 
-def _choose(problem: Problem) -> tuple[Evaluation, Evaluation]:
+def _choose(problem: Problem, optimizer: Optimizer) -> tuple[Evaluation, Evaluation]:
     """The seed and the final prompt, both on all of validation.
 
     The best few are scored on the validation rows that they have not seen yet; the seed is among them, so the final
-    prompt is never worse than it. Ties keep the seed, then fewer tokens of prompt, then the earlier prompt.
+    prompt is never worth less than it to this optimizer. Ties keep the seed, then fewer tokens of prompt, then the
+    earlier prompt.
     """
-    trials = problem.score_all(problem.finalists(DEFAULTS.finalists))
-    best = max(trials, key=lambda trial: trial.mean)  # the first of equals; finalists come seed first
-    for trial in trials[1:]:
-        if trial.mean == best.mean and best.prompt.id != problem.seed.id and trial.prompt.length < best.prompt.length:
-            best = trial
-    return trials[0], best
+    trials = problem.score_all(problem.finalists(DEFAULTS.finalists, optimizer.utility))
+    seed = trials[0]
+    # max takes the first of equals, and finalists come best first
+    best = max(
+        trials,
+        key=lambda trial: (
+            optimizer.utility(trial.mean, trial.tokens, seed),
+            trial.prompt.id == seed.prompt.id,
+            -trial.prompt.length,
+        ),
+    )
+    return seed, best
 
 
 def _test(
@@ -553,8 +563,12 @@ def _test(
 
 
 def _standing(validation: Evaluation, test: Evaluation) -> Standing:
-    scores = {Split.VALIDATION.value: interval_of(validation), Split.TEST.value: interval_of(test)}
-    return Standing(validation.prompt, scores)
+    trials = {Split.VALIDATION.value: validation, Split.TEST.value: test}
+    return Standing(
+        validation.prompt,
+        {split: interval_of(trial) for split, trial in trials.items()},
+        {split: trial.tokens for split, trial in trials.items()},
+    )
 
 
 # --------------------------------------------------------------------------- one attempt by one worker

@@ -18,7 +18,7 @@ on for the model (`--model-params`); its tokens are read off each answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -28,9 +28,22 @@ from optimizers.editor import Ask, Editor, show_all, show_example, show_failure,
 from optimizers.problem import Problem
 from utils.errors import UsageError
 from utils.prompt import Prompt
-from utils.records import Budget, Evaluation, Example, Forecast, ItemScore, StopReason
+from utils.records import Budget, Evaluation, Example, Forecast, ItemScore, Split, Standing, StopReason, Table
 
 Focus = Literal["accuracy", "efficiency"]
+COLUMNS = (
+    "on",
+    "weights",
+    "initial acc",
+    "final acc",
+    "improvement",
+    "initial tokens",
+    "final tokens",
+    "reduction",
+    "reduction %",
+)
+PARETO = ("prompt", "accuracy", "tokens", "text")  # on the validation sample
+FORFEIT = 2.0  # more than any two values of J are apart, given the accuracy of one of them
 
 
 @dataclass(frozen=True)
@@ -106,12 +119,29 @@ class Balanced(Optimizer):
             return new.mean < old.mean
         if self.rule == "focus":
             return not (new.mean >= old.mean - self.tolerance and new.tokens < old.tokens)
-        return self.worth(new, seed_tokens) < self.worth(old, seed_tokens)
+        return self.worth(new.mean, new.tokens, seed_tokens) < self.worth(old.mean, old.tokens, seed_tokens)
 
-    def worth(self, trial: Evaluation, seed_tokens: float) -> float:
+    def worth(self, score: float, tokens: float, seed_tokens: float) -> float:
         """J = w accuracy + (1 - w) clip(1 - T/T0, -1, 1)."""
-        saved = 1 - trial.tokens / seed_tokens if seed_tokens else 0.0
-        return self.weight * trial.mean + (1 - self.weight) * max(-1.0, min(1.0, saved))
+        saved = 1 - tokens / seed_tokens if seed_tokens else 0.0
+        return self.weight * score + (1 - self.weight) * max(-1.0, min(1.0, saved))
+
+    def utility(self, score: float, tokens: float, seed: Evaluation) -> float:
+        """J; what is less accurate than the seed prompt, by more than the tolerance, is worth less than it."""
+        lost = seed.values and score < seed.mean - self.tolerance
+        return self.worth(score, tokens, seed.tokens) - (FORFEIT if lost else 0.0)
+
+    def tables(self, initial: Standing, final: Standing) -> Mapping[str, Table]:
+        """The source's columns, of the prompt that is delivered, on validation and on test."""
+        rows = tuple(self._row(split.value, initial, final) for split in (Split.VALIDATION, Split.TEST))
+        return {"columns": Table(COLUMNS, rows)}
+
+    def _row(self, split: str, initial: Standing, final: Standing) -> tuple[object, ...]:
+        first, last = initial.scores[split].mean, final.scores[split].mean
+        before, after = initial.tokens[split], final.tokens[split]
+        percent = 100 * (before - after) / before if before else 0.0
+        weights = f"{self.weight:.2g}/{1 - self.weight:.2g}"
+        return (split, weights, first, last, last - first, before, after, before - after, percent)
 
     def _step(
         self, problem: Problem, editor: Editor, focus: Focus, x: Prompt, shown: Sequence[ItemScore]
@@ -194,28 +224,10 @@ class Record:
         self._report()
 
     def _report(self) -> None:
-        first, kept, optimizer = self.first, self.kept, self.optimizer
-        saved = first.tokens - kept.tokens
-        pick = max(self.trials, key=lambda trial: optimizer.worth(trial, first.tokens))  # ties keep the earlier
-        self.problem.report(
-            "columns",
-            {
-                "accuracy_weight": optimizer.weight,
-                "efficiency_weight": 1 - optimizer.weight,
-                "initial_accuracy": first.mean,
-                "final_accuracy": kept.mean,
-                "improvement": kept.mean - first.mean,
-                "initial_tokens": first.tokens,
-                "final_tokens": kept.tokens,
-                "reduction": saved,
-                "reduction_percent": 100 * saved / first.tokens if first.tokens else 0.0,
-                "validation_rows": len(first.items),
-            },
-        )
         self.problem.report("focus", list(self.focuses))
-        self.problem.report("last", kept.prompt)  # the harness returns the best by score, which may be another
-        self.problem.report("efficient_pick", {**_row(pick), "worth": optimizer.worth(pick, first.tokens)})
-        self.problem.report("pareto", [_row(trial) for trial in pareto(self.trials)])
+        self.problem.report("last", self.kept.prompt)  # the one of the greatest utility is delivered, perhaps another
+        front = tuple((trial.prompt.id, trial.mean, trial.tokens, trial.prompt) for trial in pareto(self.trials))
+        self.problem.show("pareto", Table(PARETO, front))
 
 
 def pareto(trials: Sequence[Evaluation]) -> list[Evaluation]:
@@ -242,10 +254,6 @@ def _show(focus: Focus, example: Example, item: ItemScore) -> str:
         return show_failure(example, item)
     shown = show_example(example).removesuffix("</example>")
     return f"{shown}{tag('answer', item.answer or '')}\n{tag('tokens', str(item.tokens_out))}\n</example>"
-
-
-def _row(trial: Evaluation) -> dict[str, object]:
-    return {"prompt": trial.prompt, "accuracy": trial.mean, "tokens": trial.tokens}
 
 
 CRITIQUE = {

@@ -10,6 +10,7 @@ Adding one: a file here, and a row in `benchmark_config.OPTIMIZERS`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
@@ -17,7 +18,7 @@ from typing import ClassVar
 from optimizers.editor import Editor
 from optimizers.problem import Problem
 from utils.errors import UsageError
-from utils.records import Budget, Forecast, StopReason
+from utils.records import Budget, Evaluation, Forecast, Standing, StopReason, Table
 
 LEAST_SAMPLE = 20  # validation rows a trial is scored on, if there are as many
 
@@ -49,6 +50,18 @@ class Optimizer(ABC):
     @abstractmethod
     def plan(self, extent: Extent, budget: Budget) -> Forecast:
         """How many calls this will make, before any cache: for the estimate. `high` is never exceeded."""
+
+    def utility(self, score: float, tokens: float, seed: Evaluation) -> float:
+        """What a prompt with this mean score and these mean tokens an answer is worth, beside the seed prompt's trial.
+
+        The final choice is the prompt of the greatest utility on validation; the score alone, unless an optimizer says
+        otherwise.
+        """
+        return score
+
+    def tables(self, initial: Standing, final: Standing) -> Mapping[str, Table]:
+        """Tables about the prompt that is delivered, by name, to be shown with the result; most have none."""
+        return {}
 
     def refuse_below(self, **least: float) -> None:
         """Raises UsageError for the first named parameter that is under its least value."""

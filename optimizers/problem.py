@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -20,14 +20,17 @@ from utils.errors import CallError, ErrorKind, TaskError
 from utils.metrics.base import JudgedMetric, Metric
 from utils.metrics.cross_entropy import cross_entropy
 from utils.prompt import Demo, Prompt, diff
-from utils.records import Completion, Evaluation, Example, ItemScore, Request, Role, Score, Split, Step
+from utils.records import Completion, Evaluation, Example, ItemScore, Request, Role, Score, Split, Step, Table
 from utils.tracing.records import Recorder
 
 logger = logging.getLogger("optimizer")
 
 SPAN = 12  # words: a prompt with so long a run of words from a held-out row has copied it
+PULL = 5  # rows: so strongly is a mean over few rows pulled towards the seed's
 JUDGED = 20  # answers; of fewer interactions no share of failures is told
 WORD = re.compile(r"\w+")
+
+Utility = Callable[[float, float, Evaluation], float]  # of a mean score and mean tokens an answer, beside the seed's
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Problem:
         self._rules = rules or Rules()
         self._recorder = recorder or Recorder()
         self.reported: dict[str, object] = {}
+        self.tables: dict[str, Table] = {}
         self._train_by_id = {example.id: example for example in self.train}
         self._train_spans = spans_of(self.train)
         self._held_out = spans - spans_in(_texts(seed))
@@ -226,23 +230,28 @@ class Problem:
         """Keep something of the optimizer's own with the result: a curve, a front, a table. Plain data or records."""
         self.reported[name] = value
 
+    def show(self, name: str, table: Table) -> None:
+        """The same for a table that is small enough to be part of every look at the run."""
+        self.tables[name] = table
+
     # ------------------------------------------------------------------ what was found
 
-    def finalists(self, count: int) -> list[Prompt]:
-        """The seed, then the most promising scored prompts, best first.
+    def finalists(self, count: int, utility: Utility | None = None) -> list[Prompt]:
+        """The seed, then the most promising scored prompts, best first: of the greatest utility (none: mean score).
 
         A mean over few examples is pulled towards the seed's, as if five more had scored like it, so that luck on a
         small sample does not carry a prompt to the end. Ties: the shorter prompt, then the earlier one.
         """
+        worth = utility or (lambda score, tokens, seed: score)
         seed = self._validated(self.seed)
-        pull = 5 if seed.values else 0
         ranked = []
         for order, prompt in enumerate(self._prompts.values()):
             trial = self._validated(prompt)
             if prompt.id != self.seed.id and trial.values:
-                prior = pull * seed.mean if pull else 0.0
-                mean = (sum(trial.values) + prior) / (len(trial.values) + pull)
-                ranked.append((-mean, prompt.length, order, prompt))
+                pull = PULL / (len(trial.values) + PULL) if seed.values else 0.0
+                score = (1 - pull) * trial.mean + (pull * seed.mean if pull else 0.0)
+                tokens = (1 - pull) * trial.tokens + (pull * seed.tokens if pull else 0.0)
+                ranked.append((-worth(score, tokens, seed), prompt.length, order, prompt))
         return [self.seed, *(row[-1] for row in sorted(ranked, key=lambda row: row[:-1])[:count])]
 
     def _validated(self, prompt: Prompt) -> Evaluation:

@@ -451,10 +451,19 @@ class Interval:
 
 @dataclass(frozen=True)
 class Standing:
-    """A prompt and how it did: `scores` by split."""
+    """A prompt and how it did: `scores` by split, and the mean `tokens` of an answer by split, reasoning included."""
 
     prompt: Prompt
     scores: Mapping[str, Interval]
+    tokens: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table of an optimizer's own: a cell is a number, a text or a prompt."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -485,10 +494,12 @@ class TaskResult:
     initial: Standing | None = None
     final: Standing | None = None
     gain: Interval | None = None  # of the final prompt over the seed prompt, paired on the test rows
+    saved: Interval | None = None  # the share of the seed prompt's tokens that answers now do without, paired likewise
     items: Mapping[str, tuple[ItemScore, ...]] = field(default_factory=dict)  # initial, final
     steps: tuple[Step, ...] = ()
     curve: tuple[tuple[int, float], ...] = ()  # (task calls, best validation mean so far)
     reported: Mapping[str, Any] = field(default_factory=dict)  # what the optimizer itself has to tell
+    tables: Mapping[str, Table] = field(default_factory=dict)  # the same, small enough for every look at the run
     error: Failure | None = None
 
     @classmethod

@@ -17,6 +17,7 @@ from utils.serialization import encode
 Row = dict[str, Any]
 
 OUTCOME = ("status", "stop_reason", "initial", "final", "gain", "spent", "scoring", "seconds")  # told as it is
+LATER: Mapping[str, Any] = {"saved": None, "tables": {}}  # what results of earlier versions lack
 
 
 class Overview:
@@ -109,6 +110,7 @@ def task_row(spec: TaskSpec, result: Row | None = None) -> Row:
         "initial": None,
         "final": None,
         "gain": None,
+        **LATER,
         "spent": None,
         "scoring": None,
         "paid": encode(Spend()),
@@ -124,6 +126,7 @@ def outcome(result: Row) -> Row:
     error = result["error"]
     return {
         **{key: result[key] for key in OUTCOME},
+        **{key: result.get(key, default) for key, default in LATER.items()},
         "error": None if error is None else {"class": error["kind"], "message": error["message"]},
     }
 

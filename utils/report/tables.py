@@ -12,6 +12,7 @@ from typing import Any, Literal
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +25,8 @@ Row = dict[str, Any]
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all control characters but tab and newline
 STYLES = {"completed": "green", "failed": "red", "running": "cyan", "pending": "dim"}
 SLOT = f"{{{DEMOS}}}"
+BEGINNING = 60  # characters of a prompt's text that stand for it in a table
+LEAST_SAVED = 0.05  # share of an answer's tokens; less is not told beside the verdict
 SIMULATED = "simulated: the mechanics of optimizers, no evidence about real models; sim$ is play money"
 
 
@@ -243,9 +246,41 @@ def _task(task: Row) -> list[RenderableType]:
         return [head, *error, *([Text(f"  {'paid':10} {_paid(task)}")] if task["attempts"] else []), *links]
     scores = [f"  {split:10} {_change(task, split)}" for split in ("validation", "test")]
     scores.append(f"  {'gain':10} {_interval(task['gain'], signed=True)} on test")
+    scores += [f"  {'tokens':10} {_tokens(task)}"] if task["saved"] and not is_unchanged(task) else []
     spent = [f"  {name:10} {_spent(task, key)}" for name, key in (("search", "spent"), ("scoring", "scoring"))]
     spent[0] += f", {duration(number(task['seconds']))}"
-    return [head, *map(Text, [*scores, *spent]), *_prompt(task), *links]
+    tables = [part for name, table in task["tables"].items() if table["rows"] for part in _own(name, table)]
+    return [head, *map(Text, [*scores, *spent]), *_prompt(task), *tables, *links]
+
+
+def _tokens(task: Row) -> str:
+    """The mean tokens of an answer on test, before and after."""
+    before, after = (number(task[which]["tokens"]["test"]) for which in ("initial", "final"))
+    low, high = (-100 * number(task["saved"][part]) for part in ("high", "low"))
+    return f"{figure(before, '.1f')} to {figure(after, '.1f')} an answer on test ({low:+.0f} % to {high:+.0f} %)"
+
+
+def _own(name: str, content: Row) -> list[RenderableType]:
+    """A table of an optimizer's own."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for column, value in zip(content["columns"], content["rows"][0], strict=True):
+        table.add_column(escape(column), justify="left" if _is_words(value) else "right")
+    for row in content["rows"]:
+        table.add_row(*(Text(_value(value)) for value in row))
+    return [Text(f"  {name}"), Padding(table, (0, 0, 0, 4))]
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, dict) and FLOAT not in value)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict) and FLOAT not in value:  # a prompt: how it begins
+        text = " ".join(" ".join(value[part] for part in ("system", "user", "output")).split())
+        return text if len(text) <= BEGINNING else f"{text[:BEGINNING]}…"
+    if isinstance(value, str | int):
+        return str(value)
+    return figure(number(value), ".1f" if abs(number(value)) >= 10 else ".3f")
 
 
 def runs_table(overviews: Sequence[Row]) -> RenderableType:
@@ -271,6 +306,11 @@ def _table(title: str = "") -> Table:
     return Table(
         title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
+
+
+def is_unchanged(task: Row) -> bool:
+    """True where the seed prompt is the final one."""
+    return bool(task["initial"]["prompt"] == task["final"]["prompt"])
 
 
 def verdict(gain: tuple[float, float, float]) -> str:
@@ -307,18 +347,28 @@ def _figures(tasks: Sequence[Row]) -> list[Text]:
     low, high = _mean(done, "final", "low"), _mean(done, "final", "high")
     # seeds share the test rows, so averaging them does not narrow the interval
     gain = tuple(fmean(number(task["gain"][part]) for task in done) for part in ("mean", "low", "high"))
-    is_unchanged = all(task["initial"]["prompt"] == task["final"]["prompt"] for task in done)
-    says = "unchanged" if is_unchanged else verdict((gain[0], gain[1], gain[2]))
+    unchanged = all(map(is_unchanged, done))
+    says = "unchanged" if unchanged else verdict((gain[0], gain[1], gain[2]))
+    tokens = "" if unchanged or says in ("better", "worse") else _saved(done)
     return [
         count,
         Text(figure(_mean(done, "initial", "mean"), ".3f")),
         Text.assemble((figure(_mean(done, "final", "mean"), ".3f"), "bold"), _span(low, high)),
-        Text("" if is_unchanged else f"{figure(gain[0], '+.3f')}{_around(gain[1], gain[2])}"),
-        Text(says, style={"better": "green", "worse": "red"}.get(says, "dim")),
+        Text("" if unchanged else f"{figure(gain[0], '+.3f')}{_around(gain[1], gain[2])}"),
+        Text.assemble((says, {"better": "green", "worse": "red"}.get(says, "dim")), tokens),
         Text(f"{fmean(task['spent']['logical']['task_calls'] for task in done):,.0f}"),
         paid,
         Text(duration(fmean(number(task["seconds"]) for task in done))),
     ]
+
+
+def _saved(tasks: Sequence[Row]) -> str:
+    """What answers cost now, where the score says nothing: told if the difference can be told from luck."""
+    if not all(task["saved"] for task in tasks):
+        return ""
+    mean, low, high = (fmean(number(task["saved"][part]) for task in tasks) for part in ("mean", "low", "high"))
+    is_sure = low > 0 or high < 0
+    return f", tokens {-100 * mean:+.0f} %" if is_sure and abs(mean) >= LEAST_SAVED else ""
 
 
 def _span(low: float, high: float) -> str:
@@ -402,7 +452,7 @@ def _calls(asked: Row, billed: Row, *, simulated: bool) -> str:
 def _prompt(task: Row) -> list[Text]:
     """What changed in the prompt, part by part."""
     initial, final = task["initial"]["prompt"], task["final"]["prompt"]
-    if initial == final:
+    if is_unchanged(task):
         return [Text("  prompt     unchanged", style="dim")]
     lines = []
     for part in ("system", "user", "output"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.strategies import evaluations, item_rows, shares
 from utils.errors import ErrorKind
 from utils.records import Evaluation, Interval, ItemScore, Score
-from utils.report.statistics import Z95, interval, interval_of, paired_gain
+from utils.report.statistics import Z95, interval, interval_of, paired_gain, paired_saving
 
 graded = st.lists(shares, min_size=1, max_size=40)
 binary = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60)
@@ -199,4 +199,37 @@ def test_equal_prompts_are_found_different_no_more_often_than_stated() -> None:
         for _ in range(800)
     ]
     wrong = sum(gain.low > 0 or gain.high < 0 for gain in found) / len(found)
+    assert wrong == pytest.approx(0.05, abs=0.025)
+
+
+def answers(*tokens: int | None) -> list[ItemScore]:
+    """Items that took so many tokens; None was not answered."""
+    return [
+        ItemScore(str(i), None, error=ErrorKind.TIMEOUT)
+        if each is None
+        else ItemScore(str(i), "a", Score(1.0), tokens_out=each)
+        for i, each in enumerate(tokens)
+    ]
+
+
+def test_a_saving_is_a_share_of_the_first_tokens_on_the_rows_that_both_answered() -> None:
+    found = paired_saving(answers(*[100] * 40, None), answers(*[10, 30] * 20, 5))
+    assert (found.mean, found.n, found.failed) == (pytest.approx(0.8), 40, 1)
+    assert 0.7 < found.low < 0.8 < found.high < 0.9
+    assert paired_saving(answers(10, 10), answers(30, 30)).mean == -2
+
+
+def test_no_tokens_are_no_saving_and_no_error() -> None:
+    assert math.isnan(paired_saving(answers(0, 0), answers(5, 5)).mean)
+    assert math.isnan(paired_saving([], []).mean)
+
+
+def test_tokens_of_equal_prompts_are_found_different_no_more_often_than_stated() -> None:
+    rng = Random(6)
+
+    def drawn() -> list[ItemScore]:
+        return answers(*(int(100 * rng.lognormvariate(0, 0.3)) for _ in range(50)))
+
+    found = [paired_saving(drawn(), drawn()) for _ in range(800)]
+    wrong = sum(saving.low > 0 or saving.high < 0 for saving in found) / len(found)
     assert wrong == pytest.approx(0.05, abs=0.025)

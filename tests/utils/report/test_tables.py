@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,8 @@ from rich.console import Console, RenderableType
 
 from tests.strategies import json_values, texts
 from tests.utils.report.runs import HOSTILE, done, failed, nan_result, spec
-from utils.records import TaskResult, TaskSpec
+from utils.prompt import Prompt
+from utils.records import Interval, Table, TaskResult, TaskSpec
 from utils.report.overview import paid_by, run_status, task_row
 from utils.report.tables import (
     cells,
@@ -201,3 +203,52 @@ def test_a_verdict_says_no_more_than_the_interval(gain: tuple[float, float, floa
 @given(st.floats(0, 1e6))
 def test_every_amount_above_nothing_looks_like_something(usd: float) -> None:
     assert (money(usd) in ("$0.00", "$0.0000")) == (usd == 0)
+
+
+def frugal(task: TaskSpec, saved: Interval) -> TaskResult:
+    """A task whose score did not change and whose answers did."""
+    result = done(task, 0.5, 0.5)
+    assert result.initial
+    assert result.final
+    return replace(
+        result,
+        saved=saved,
+        initial=replace(result.initial, tokens={"validation": 98.0, "test": 100.0}),
+        final=replace(result.final, tokens={"validation": 19.0, "test": 20.0}),
+        tables={
+            "columns": Table(("on", "final acc"), (("validation", 0.5), ("test", math.nan))),
+            "pareto": Table(("tokens", "text"), ((20.0, Prompt("Short. " * 30)), (100.0, Prompt(HOSTILE)))),
+        },
+    )
+
+
+def test_the_verdict_tells_tokens_where_the_score_says_nothing() -> None:
+    for saved, says in (
+        (Interval(0.8, 0.7, 0.9, 20, 0), "not detectable, tokens -80 %"),
+        (Interval(-2.0, -3.0, -1.0, 20, 0), "not detectable, tokens +200 %"),
+        (Interval(0.8, -0.1, 1.7, 20, 0), "not detectable "),
+        (Interval(0.02, 0.01, 0.03, 20, 0), "not detectable "),
+    ):
+        line = next(line for line in shown(results(overview((A, frugal(A, saved))))).splitlines() if "few_shot" in line)
+        assert says in f"{line} "
+        assert ("tokens" in line) is ("tokens" in says)
+
+
+def test_details_show_tokens_and_the_tables_of_an_optimizer() -> None:
+    text = shown(tasks_table(overview((A, frugal(A, Interval(0.8, 0.7, 0.9, 20, 0))))))
+    assert "tokens     100.0 to 20.0 an answer on test (-90 % to -70 %)" in text
+    assert "final acc" in text
+    assert re.search(r"\n +test +-\s", text), "a figure that there is not is a dash"
+    assert "Short. Short." in text
+    assert "\x1b[2J" not in text
+
+
+def test_a_result_of_a_version_without_tokens_and_tables_is_shown_as_it_was() -> None:
+    old = encode(done(A))
+    for key in ("saved", "tables"):
+        del old[key]
+    for which in ("initial", "final"):
+        del old[which]["tokens"]
+    run = {**overview((A, done(A))), "tasks": [task_row(A, old)]}
+    assert "0.750" in shown(results(run))
+    assert "tokens  " not in shown(tasks_table(run))
