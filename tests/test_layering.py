@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("utils.errors",),
     ("utils.serialization",),
     ("utils.prompt", "utils.records"),
-    ("utils.metrics", "utils.validation", "utils.values", "utils.redaction", "utils.disk"),
+    ("utils.metrics", "utils.validation", "utils.values", "utils.redaction", "utils.disk", "utils.imports"),
     ("utils.dataset_specs",),
     ("utils.llm", "utils.journal", "utils.ledger", "utils.archive"),
     ("utils.door", "utils.bills"),

@@ -5,5 +5,6 @@ records         the words: frozen dataclasses that are passed on and written dow
 prompt          what is optimized, and how it becomes messages
 serialization   one strict codec between records and JSON
 values          what people write as YAML, without its traps
+imports         what takes seconds to import, one thread at a time
 redaction       keys are not shown, logged, or written into a plan
 """

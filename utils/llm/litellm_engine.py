@@ -18,7 +18,6 @@ import logging
 import math
 import os
 import re
-import sys
 import time
 import warnings
 import weakref
@@ -29,6 +28,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from utils.errors import CallError, ErrorKind, MissingKey, UsageError
+from utils.imports import HEAVY, hidden
 from utils.llm.base import DEFAULT_MAX_TOKENS, Unusable, token_ceiling
 from utils.llm.resilience import Throttled
 from utils.records import Completion, Request, TokenLogprob, Usage
@@ -52,21 +52,14 @@ FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
 def _litellm() -> Any:
     """The litellm package, imported on first use and made quiet: about 3 s of CPU and 190 MB."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it fetches its price table over the network
-    # litellm's callbacks import opik wherever it is installed: 1.2 s and 40 MB for nothing. None makes that fail.
-    absent = "opik" not in sys.modules
-    if absent:
-        sys.modules["opik"] = None  # type: ignore[assignment]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about its own code; a first response builds pydantic models that warn too
-            import litellm
+    # litellm's callbacks import opik wherever it is installed, and do without where they cannot: 1.2 s and 40 MB
+    with HEAVY, hidden("opik"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its own code; a first response builds pydantic models that warn too
+        import litellm
 
-            litellm.ModelResponse()
-        # of a provider's own figures that are of an odd type: they are looked at below
-        warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
-    finally:
-        if absent:
-            del sys.modules["opik"]
+        litellm.ModelResponse()
+    # of a provider's own figures that are of an odd type: they are looked at below
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.drop_params = True

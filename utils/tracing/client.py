@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 from utils.errors import UsageError
+from utils.imports import HEAVY
 from utils.tracing.rows import Row
 from utils.tracing.target import Target
 
@@ -63,8 +64,11 @@ class Client(Protocol):
     def find_dataset(self, name: str) -> tuple[str, int] | None:
         """The id of a dataset and how many rows it has; None if there is none."""
 
-    def put_dataset(self, name: str, group: str, items: Sequence[Row]) -> None:
-        """Make the dataset if it is not there, and put these rows into it."""
+    def make_dataset(self, name: str) -> None:
+        """Make a dataset; one of that name stays."""
+
+    def put_rows(self, dataset: str, group: str, items: Sequence[Row]) -> None:
+        """Create or replace rows of the dataset with this id."""
 
     def put_optimization(self, row: Row) -> None:
         """Create it; one that is there is replaced, or stays."""
@@ -98,9 +102,10 @@ class OpikClient:
         for noisy in ("httpx", "httpcore"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         try:
-            import httpx
-            from opik import httpx_client, rest_api
-            from opik.rest_api.core.api_error import ApiError
+            with HEAVY:
+                import httpx
+                from opik import httpx_client, rest_api
+                from opik.rest_api.core.api_error import ApiError
         except ImportError as error:  # of another age, or something else of that name
             raise UsageError(f"the package opik cannot be used ({error}); pip install --upgrade opik") from None
 
@@ -134,11 +139,14 @@ class OpikClient:
             raise
         return str(found.id), int(found.dataset_items_count or 0)
 
-    def put_dataset(self, name: str, group: str, items: Sequence[Row]) -> None:
+    def make_dataset(self, name: str) -> None:
+        self._create(lambda: self._api.datasets.create_dataset(name=name, project_name=self._project))
+
+    def put_rows(self, dataset: str, group: str, items: Sequence[Row]) -> None:
         put: Callable[..., None] = self._api.datasets.create_or_update_dataset_items
         for first in range(0, len(items), DATASET_BATCH):
             batch = items[first : first + DATASET_BATCH]
-            self._call(partial(put, dataset_name=name, project_name=self._project, batch_group_id=group, items=batch))
+            self._call(partial(put, dataset_id=dataset, batch_group_id=group, items=batch))
 
     def put_optimization(self, row: Row) -> None:
         self._create(lambda: self._api.optimizations.create_optimization(**row))

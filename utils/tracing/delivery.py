@@ -199,7 +199,7 @@ class Delivery:
             self._offsets[kind, attempt] = offset + end
 
     def _framed(self) -> Frame:
-        frame = self._datasets.frame(self.spec)
+        frame = replace(self._datasets.frame(self.spec), begun_as=self._known.optimization)
         for split in Split:
             for row in frame.rows(split):
                 self._examples[row.id] = row
@@ -357,6 +357,7 @@ class Delivery:
 
     def _send_trials(self, frame: Frame, trials: Sequence[Shown], chosen: Mapping[str, Sequence[Pair]]) -> None:
         """The experiments, then the places of their traces in them."""
+        dataset = self._datasets.find(frame)
         links: list[Row] = []
         sent: dict[str, None] = {}
         linked: dict[str, tuple[str, ...]] = {}
@@ -374,7 +375,7 @@ class Delivery:
             sent[mark] = None
             experiment = rows.experiment(frame, self._trace, shown)
             self._client.put_experiment(experiment)
-            links += [rows.link(frame, experiment["id"], item, trace_id) for item, trace_id in traces]
+            links += [rows.link(frame, dataset, experiment["id"], item, trace_id) for item, trace_id in traces]
             finished.append(experiment["id"])
         for first in range(0, len(links), MOST_ROWS):
             self._client.put("links", links[first : first + MOST_ROWS])
@@ -403,11 +404,11 @@ class Delivery:
 class Datasets:
     """The datasets of a run: their rows, read once, and on the server made once, before anything refers to them."""
 
-    def __init__(self, client: Callable[[], Client], archive: RunArchive, created_ms: int, project: str) -> None:
+    def __init__(self, client: Callable[[], Client], archive: RunArchive, created_ms: int, target: Target) -> None:
         self._client = client
         self._archive = archive
         self._created_ms = created_ms
-        self._project = project
+        self._target = target
         self._splits: dict[tuple[str, ...], Splits] = {}
         self._known: dict[str, str] = {}
 
@@ -421,20 +422,25 @@ class Datasets:
                 " resume it, and they are kept"
             )
         self._splits[rows_of] = splits
-        return Frame(self._archive.run_id, self._created_ms, spec, splits, self._project)
+        target = self._target
+        return Frame(self._archive.run_id, self._created_ms, spec, splits, target.project, target.workspace)
 
     def find(self, frame: Frame) -> str:
         """The id of the dataset of a task; its rows are there when this returns."""
         name = frame.dataset
         if name not in self._known:
-            items = rows.dataset_items(frame)
-            found = self._client().find_dataset(name)
-            if found is None or found[1] < len(items):
-                self._client().put_dataset(name, ids.dataset_group_id(name), items)
-                found = self._client().find_dataset(name)
+            client = self._client()
+            found = client.find_dataset(name)
+            if found is None:
+                client.make_dataset(name)
+                found = client.find_dataset(name)
             if found is None:
                 raise Undelivered(f"the server took dataset {name!r} and does not know it")
-            self._known[name] = found[0]
+            dataset, count = found
+            items = rows.dataset_items(frame, dataset)
+            if count < len(items):
+                client.put_rows(dataset, ids.dataset_group_id(dataset), items)
+            self._known[name] = dataset
         return self._known[name]
 
 

@@ -316,7 +316,7 @@ class Sender:
 
     @cached_property
     def datasets(self) -> Datasets:
-        return Datasets(lambda: self.client, self.archive, self.created_ms, self.target.project)
+        return Datasets(lambda: self.client, self.archive, self.created_ms, self.target)
 
     def delivery(self, spec: TaskSpec) -> Delivery:
         """Raises UsageError where what is known of it cannot be read."""

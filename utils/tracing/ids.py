@@ -1,5 +1,8 @@
 """Ids that follow from what they name: the same thing sent twice, by whomever, has the same id and stands once.
 
+A backend looks ids up over all its workspaces, and refuses what another one holds. So the ids of a run follow from the
+workspace and the project too, and those of rows, which runs share, from their dataset's id, which the server chose.
+
 Opik wants UUIDs of version 7: 48 bits of milliseconds, then what makes them distinct, here bits of a hash. The time is
 that of the record, never now, or the id would not be fixed. A backend may refuse traces and spans whose time is more
 than a day from its own, so what is sent late gets another time, which is written down before it is used (`delivery`).
@@ -26,24 +29,24 @@ def uuid7(ms: int, *parts: str) -> str:
     return str(uuid.UUID(int=value & ~(0b11 << 62) | VARIANT << 62))
 
 
-def optimization_id(run_id: str, created_ms: int, task_id: str) -> str:
-    """The id of a task's optimization; `created_ms` is when the run was planned."""
-    return uuid7(created_ms, "optimization", run_id, task_id)
+def optimization_id(place: str, run_id: str, created_ms: int, task_id: str) -> str:
+    """The id of a task's optimization at a place; `created_ms` is when the run was planned."""
+    return uuid7(created_ms, "optimization", place, run_id, task_id)
 
 
 def dataset_name(dataset: str, data_hash: str) -> str:
     """The name in Opik of the rows that a task uses: other rows are another dataset."""
-    return f"{dataset}-{data_hash[:8]}"
+    return f"{dataset}-{data_hash[:10]}"
 
 
-def dataset_item_id(name: str, item: str) -> str:
-    """The id of one row."""
-    return uuid7(SHARED_MS, "dataset item", name, item)
+def dataset_item_id(dataset_id: str, item: str) -> str:
+    """The id of one row. The server chose the dataset's, so nobody else's rows have it."""
+    return uuid7(SHARED_MS, "dataset item", dataset_id, item)
 
 
-def dataset_group_id(name: str) -> str:
+def dataset_group_id(dataset_id: str) -> str:
     """The id that makes one version of the dataset out of the batches in which its rows are sent."""
-    return uuid7(SHARED_MS, "dataset", name)
+    return uuid7(SHARED_MS, "dataset", dataset_id)
 
 
 def trial_id(ms: int, optimization: str, trial: str) -> str:

@@ -41,10 +41,13 @@ class Frame:
     spec: TaskSpec
     splits: Splits
     project: str
+    workspace: str = ""
+    begun_as: str = ""  # the id of its optimization, where there is one already
 
     @property
     def optimization(self) -> str:
-        return ids.optimization_id(self.run_id, self.created_ms, self.spec.task_id)
+        place = f"{self.workspace}/{self.project}"
+        return self.begun_as or ids.optimization_id(place, self.run_id, self.created_ms, self.spec.task_id)
 
     @property
     def dataset(self) -> str:
@@ -98,11 +101,11 @@ def _rank(item: str) -> bytes:
 # --------------------------------------------------------------------------- control rows
 
 
-def dataset_items(frame: Frame) -> list[Row]:
+def dataset_items(frame: Frame, dataset_id: str) -> list[Row]:
     """Every row of a dataset that the task may use."""
     return [
         {
-            "id": ids.dataset_item_id(frame.dataset, example.id),
+            "id": ids.dataset_item_id(dataset_id, example.id),
             "source": "sdk",
             "data": plain(
                 {**example.inputs, "expected_output": example.target, "split": split.value, "example_id": example.id}
@@ -157,7 +160,11 @@ def failure_info(failure: Failure | None) -> Row | None:
 
 
 def experiment(frame: Frame, trace: TaskTrace, shown: Shown) -> Row:
-    """A trial. Its mean and interval are of all its items, whatever of them is sent."""
+    """A trial. Its mean and interval are of all its items, whatever of them is sent.
+
+    One on test rows is an experiment beside the optimization: within it the backend would average it with the
+    candidate's search trials, or take it for the best.
+    """
     trial, spec = shown.trial, frame.spec
     baseline = trace.opening is not None and trace.opening.seed == trial.prompt_id
     index = BASELINE if baseline else trace.first_step.get(trial.prompt_id, 1)
@@ -185,17 +192,18 @@ def experiment(frame: Frame, trace: TaskTrace, shown: Shown) -> Row:
         "failed": found.failed,
         "run_id": frame.run_id,
         "task_id": spec.task_id,
+        "optimization_id": frame.optimization,
         "optimizer": spec.optimizer_label,
         "simulated": spec.is_simulated,
     }
+    within = {"type": "trial" if is_whole(frame, trace, shown) else "mini-batch", "optimization_id": frame.optimization}
     return {
         "id": trial_id(frame, trace, shown),
         "dataset_name": frame.dataset,
         "project_name": frame.project,
         "name": plain(f"{'baseline' if baseline else f'step {index}'} {trial.split.value} {trial.prompt_id[:6]}"),
-        "type": "trial" if is_whole(frame, trace, shown) else "mini-batch",
         "evaluation_method": "dataset",
-        "optimization_id": frame.optimization,
+        **({"type": "regular"} if trial.split is Split.TEST else within),
         "tags": [*frame.tags, trial.split.value],
         "metadata": plain(metadata),
     }
@@ -220,21 +228,21 @@ def trial_id(frame: Frame, trace: TaskTrace, shown: Shown) -> str:
 
 
 def is_whole(frame: Frame, trace: TaskTrace, shown: Shown) -> bool:
-    """True where a trial covers all of validation or of test, the prompt's own demos aside."""
+    """True where a trial covers all of validation, the prompt's own demos aside."""
     trial = shown.trial
-    if trial.kind is not Kind.EVALUATION or trial.split is Split.TRAIN:
+    if trial.kind is not Kind.EVALUATION or trial.split is not Split.VALIDATION:
         return False
     prompt = trace.prompts.get(trial.prompt_id)
     demos = {demo.example_id for demo in prompt.demos} if prompt else set()
     return {row.id for row in frame.rows(trial.split)} - demos <= set(shown.items)
 
 
-def link(frame: Frame, experiment_id: str, item: str, trace_id: str) -> Row:
+def link(frame: Frame, dataset_id: str, experiment_id: str, item: str, trace_id: str) -> Row:
     """The place of a trace in an experiment."""
     return {
         "id": ids.link_id(experiment_id, item),
         "experiment_id": experiment_id,
-        "dataset_item_id": ids.dataset_item_id(frame.dataset, item),
+        "dataset_item_id": ids.dataset_item_id(dataset_id, item),
         "trace_id": trace_id,
         "project_name": frame.project,
     }

@@ -28,6 +28,7 @@ class Asked:
     body: Any
     size: int = 0  # bytes of the unpacked body
     key: str = ""  # the Authorization header
+    workspace: str = ""  # the header that names it
     parts: Mapping[str, str] = field(default_factory=dict)  # what stood for {id} in the path
 
 
@@ -57,6 +58,7 @@ def route(method: str, pattern: str) -> Callable[[Handler], Handler]:
 def answer(state: State, asked: Asked) -> tuple[str, Reply]:
     """The name of the route and its reply. Refusals and malformed bodies are replies too."""
     with state.lock:
+        state.asking = asked.workspace or state.workspace
         if state.key and asked.key != state.key and asked.path.startswith("v1/private/"):
             return "unauthorized", Reply(401, {"code": 401, "message": "API key should be provided"})
         for method, expression, name, handler in ROUTES:

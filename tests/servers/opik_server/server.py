@@ -143,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = url.path.partition("/api/")[2] or url.path.lstrip("/")  # Opik may stand behind a prefix, or bare
         query = dict(urllib.parse.parse_qsl(url.query))
         key = self.headers.get("Authorization") or ""
-        asked = Asked(self.command, path, query, _parsed(text), len(text), key)
+        workspace = self.headers.get("Comet-Workspace") or ""
+        asked = Asked(self.command, path, query, _parsed(text), len(text), key, workspace)
         if path.startswith("_fake/"):
             self._send(_control(self.server.double, asked))
         else:

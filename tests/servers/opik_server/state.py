@@ -74,7 +74,8 @@ class State:
     def __init__(self, strict: bool = False, window_h: float = 24.0, workspace: str = "default", key: str = "") -> None:
         self.strict = strict
         self.window_h = window_h  # the time in the id of a new trace or span may be so far from now; 0: not looked at
-        self.workspace = workspace
+        self.workspace = workspace  # of whoever names none
+        self.asking = workspace  # of the request that is being answered
         self.key = key  # wanted as Authorization, if given
         self.lock = threading.RLock()
         self.reset()
@@ -118,6 +119,18 @@ class State:
         if abs(age_h) > self.window_h:
             self.object_to(f"{kind} id is {age_h:.1f} h old, outside the window of {self.window_h:g} h")
 
+    def check_place(self, kind: str, held: Row | None) -> None:
+        """Ids are looked up over all workspaces: one that another workspace holds is a conflict, strict or not."""
+        project = self.projects.get(self.project_of(held)) if held else None
+        if project and project["workspace"] != self.asking:
+            self.problems.append(f"{kind} {held and held['id']} is of workspace {project['workspace']!r}")
+            raise Refused(409, f"{kind} is of another workspace")
+
+    def project_of(self, row: Row) -> str:
+        """The id of a row's project; an item of a dataset has its dataset's."""
+        dataset = self.datasets.get(row.get("dataset_id") or "", {})
+        return str(row.get("project_id") or dataset.get("project_id") or "")
+
     def check_batch(self, kind: str, rows: Sequence[Row], needed: Sequence[str] = ()) -> None:
         """The bounds of a list, and the fields without which no row of it is taken."""
         if not 1 <= len(rows) <= MAX_BATCH:
@@ -129,14 +142,15 @@ class State:
     # ------------------------------------------------------------------- projects and datasets
 
     def find_project(self, name: str | None) -> Row | None:
-        wanted = (name or "Default Project").lower()
-        return next((project for project in self.projects.values() if project["name"].lower() == wanted), None)
+        wanted = (name or "Default Project").lower(), self.asking
+        return next((row for row in self.projects.values() if (row["name"].lower(), row["workspace"]) == wanted), None)
 
     def project(self, name: str | None, project_id: str | None = None) -> Row:
         """The project of that id or name; made if there is none, as the backend does."""
         found = self.projects.get(project_id or "") or self.find_project(name)
         if found is None:
-            found = {"id": new_id(), "name": name or "Default Project", "created_at": now(), "visibility": "private"}
+            made = {"id": new_id(), "created_at": now(), "visibility": "private", "workspace": self.asking}
+            found = {**made, "name": name or "Default Project"}
             self.projects[found["id"]] = found
         return found
 
@@ -168,6 +182,8 @@ class State:
             row["id"] = row.get("id") or new_id()
             self.check_id("dataset item", row["id"])
         for row in rows:
+            self.check_place("dataset item", self.items.get(row["id"]))
+        for row in rows:
             self.repeated["dataset item"] += row["id"] in self.items
             self.items[row["id"]] = {**row, "dataset_id": dataset["id"]}
         versions = dataset["versions"]
@@ -189,6 +205,7 @@ class State:
             row["id"] = row.get("id") or new_id()
             self.check_id(kind, row["id"])
             self.check_age(kind, row["id"])
+            self.check_place(kind, self.table(kind).get(row["id"]))
         for row in rows:
             self._create(kind, row)
 
@@ -227,6 +244,7 @@ class State:
         """Creates an experiment. One that is there stays as it is and the answer is the same: so does the backend."""
         row["id"] = row.get("id") or new_id()
         self.check_id("experiment", row["id"])
+        self.check_place("experiment", self.experiments.get(row["id"]))
         optimization = row.get("optimization_id")
         if optimization and optimization not in self.optimizations:
             self.problems.append(f"experiment {row['id']} names unknown optimization {optimization}")
@@ -244,6 +262,8 @@ class State:
                 self.check_id(f"experiment item's {name.removesuffix('_id')}", row[name])
             if row["experiment_id"] not in self.experiments:
                 self.object_to(f"experiment item of unknown experiment {row['experiment_id']}", 409)
+            self.check_place("dataset item", self.items.get(row["dataset_item_id"]))
+            self.check_place("trace", self.traces.get(row["trace_id"]))
         for row in rows:
             self.repeated["experiment item"] += row["id"] in self.experiment_items
             self.experiment_items[row["id"]] = row

@@ -648,6 +648,55 @@ class _Closing:
         self.aclose = model.close
 
 
+def test_who_sends_traces_imports_opik_while_litellm_is_being_imported(tmp_path: Path) -> None:
+    """A cold container: litellm is half imported, and opik hidden from it, when the other thread asks for opik."""
+    pytest.importorskip("opik", reason="only where opik is installed")
+    (tmp_path / "litellm.py").write_text(
+        textwrap.dedent(
+            """
+            import sys
+            shared = sys.modules["__main__"]
+            shared.half_way.set()
+            shared.ended.wait(1)  # who is let in meanwhile is done by then; who waits for us is not
+            try:
+                import opik
+            except ImportError:
+                opik = None
+            ModelResponse = dict
+            """
+        )
+    )
+    script = """
+        import threading
+        half_way, ended, made = threading.Event(), threading.Event(), []
+        from utils.llm import litellm_engine
+        from utils.tracing.client import OpikClient
+        from utils.tracing.target import Target
+
+        def connect():
+            half_way.wait()
+            try:
+                made.append(OpikClient(Target("http://127.0.0.1:9/api/")))
+            finally:
+                ended.set()
+
+        sender = threading.Thread(target=connect)
+        sender.start()
+        assert litellm_engine._litellm().opik is None, "hidden from litellm"
+        sender.join()
+        assert made, "and not from others"
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_import_brings_no_opik_and_asks_no_network() -> None:
     pytest.importorskip("opik", reason="only where opik is installed")
     script = """

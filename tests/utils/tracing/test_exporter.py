@@ -6,6 +6,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,39 @@ def test_candidates_carry_what_the_pages_read(one: Run, server: OpikServer) -> N
     parents = {parent for row in known.values() for parent in row["parent_candidate_ids"]}
     assert parents <= set(known)
     assert parents
-    assert {row["type"] for row in server.rows("experiments")} == {"trial", "mini-batch"}
+    assert {row["type"] for row in server.rows("experiments")} == {"trial", "mini-batch", "regular"}
+
+
+def test_an_optimizer_that_does_nothing_shows_no_gain(grid: Run, server: OpikServer) -> None:
+    """As the backend works it out: of each candidate the mean over its trials; the first and the best of these."""
+    pushed(grid, server)
+    idle = [spec.task_id for spec in grid.plan.tasks if spec.optimizer == "no_op"]
+    assert idle
+    for task_id in idle:
+        (optimization,) = (row["id"] for row in server.rows("optimizations") if row["metadata"]["task_id"] == task_id)
+        candidates: dict[str, list[float]] = {}
+        for row in server.rows("experiments", optimization_id=optimization):
+            if row["type"] != "mini-batch":
+                candidates.setdefault(row["metadata"]["candidate_id"], []).append(row["metadata"]["mean"])
+        (means,) = candidates.values()
+        assert len(means) == 1, "validation alone"
+    tests = [row for row in server.rows("experiments") if row["metadata"]["split"] == "test"]
+    assert {row["type"] for row in tests} == {"regular"}
+    assert all(row.get("optimization_id") is None for row in tests)
+    assert {row["metadata"]["task_id"] for row in tests} == {spec.task_id for spec in grid.plan.tasks}
+
+
+@pytest.mark.parametrize("second", [{"workspace": "theirs"}, {"project": "another"}])
+def test_a_run_that_another_workspace_or_project_has_stands_there_as_well(
+    second: dict[str, str], one: Run, server: OpikServer
+) -> None:
+    """The backend looks ids up over all workspaces, and refuses what another one holds."""
+    first = pushed(one, server)
+    before = held(server)
+    again = push(one.archive, one.plan, replace(target_of(server), **second), pauses_s=())
+    assert again == first
+    assert held(server) == {name: 2 * count for name, count in before.items()}
+    assert_whole(server)
 
 
 def test_links_lead_to_their_pages(one: Run, server: OpikServer) -> None:

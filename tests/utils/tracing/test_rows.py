@@ -180,14 +180,17 @@ def test_a_trial_without_an_answer_has_no_mean() -> None:
     [
         (Split.VALIDATION, "12", "trial"),
         (Split.VALIDATION, "1", "mini-batch"),
-        (Split.TEST, "34", "trial"),
+        (Split.TEST, "34", "regular"),
         (Split.TRAIN, "56", "mini-batch"),
     ],
 )
-def test_a_trial_covers_a_whole_split_of_held_out_rows(split: Split, names: str, kind: str) -> None:
+def test_a_trial_covers_all_of_validation_and_a_test_stands_beside(split: Split, names: str, kind: str) -> None:
     book = Book()
     book.recording.trial(evaluation(A, *map(item, names), split=split))
-    assert experiments(read(book))[0]["type"] == kind
+    (row,) = experiments(read(book))
+    assert row["type"] == kind
+    assert row.get("optimization_id") == (None if split is Split.TEST else FRAME.optimization)
+    assert row["metadata"]["optimization_id"] == FRAME.optimization
 
 
 def test_a_row_that_is_the_prompt_s_own_demo_is_not_missed() -> None:
@@ -221,6 +224,19 @@ def test_an_optimizer_call_is_tagged_with_its_optimization() -> None:
 
 
 def test_every_row_of_the_task_is_in_its_dataset() -> None:
-    made = rows.dataset_items(FRAME)
+    made = rows.dataset_items(FRAME, "d")
     assert [row["data"]["example_id"] for row in made] == ["5", "6", "1", "2", "3", "4"]
     assert len({row["id"] for row in made}) == 6
+
+
+def test_ids_of_one_run_at_two_places_and_of_one_row_in_two_datasets_differ() -> None:
+    places = [replace(FRAME, workspace=workspace, project=project) for workspace in "ab" for project in "ab"]
+    assert len({frame.optimization for frame in places}) == 4
+    made = [{row["id"] for row in rows.dataset_items(FRAME, dataset)} for dataset in ("d", "e")]
+    assert not made[0] & made[1]
+    for dataset, known in zip(("d", "e"), made, strict=True):
+        assert rows.link(FRAME, dataset, "00000000-0000-7000-8000-000000000000", "1", "t")["dataset_item_id"] in known
+
+
+def test_what_was_begun_under_an_id_goes_on_under_it() -> None:
+    assert replace(FRAME, begun_as="of-an-earlier-version").optimization == "of-an-earlier-version"
