@@ -32,7 +32,7 @@ from utils.errors import CallError, Drained, ErrorKind, Stop, TaskError, UsageEr
 from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.llm.base import LLM
-from utils.llm.connect import connect, gate_name
+from utils.llm.connect import connect, gate_name, takes_temperature
 from utils.llm.resilience import Gate, RetryPolicy
 from utils.metrics.base import JudgedMetric, Metric
 from utils.metrics.registry import find_metric
@@ -635,7 +635,9 @@ def _door(spec: TaskSpec, work: Work, place: Place, calls: Appender) -> Door:
             kind=kind,
             examples=examples,
         )
-        return connected if name.startswith(SIMULATED) else place.wrap(connected, spec.task_id)
+        # three seeds of a model that is asked at another temperature than 0 must not become copies of one
+        is_fixed = kind == "embedding" or takes_temperature(name, spec.model_params)
+        return place.wrap(connected, spec.task_id) if is_fixed and not name.startswith(SIMULATED) else connected
 
     models = {Role.TASK: model(spec.model)}
     same = spec.optimizer_model in ("", spec.model)

@@ -31,6 +31,15 @@ def gate_name(model: str, params: Mapping[str, Any]) -> str:
     return f"{provider_of(model)} at {base}" if base else provider_of(model)
 
 
+def takes_temperature(model: str, params: Mapping[str, Any]) -> bool:
+    """True where a call at temperature 0 is sent as one; some models know no temperature, or think at 1 only."""
+    if provider_of(model) == SIMULATED:
+        return True
+    from utils.llm import litellm_engine
+
+    return litellm_engine.takes_temperature(model, params)
+
+
 def connect(
     model: str,
     params: Mapping[str, Any],

@@ -298,10 +298,7 @@ class LiteLLMModel(_Model):
 
     def _leave_out(self, params: dict[str, Any]) -> None:
         """Leaves out what this model would refuse, and logs, once for each name, what it and litellm leave out."""
-        hot = "claude" in self._name and (params.get("thinking") or {}).get("type") == "enabled"
-        if (
-            hot and params.get("temperature", 1) != 1
-        ):  # Anthropic thinks at temperature 1 only; litellm does not see to it
+        if _thinks_hot(self._name, params) and params.get("temperature", 1) != 1:
             del params["temperature"]
             if "temperature" not in self._told:
                 log.warning("model %s does not take temperature while it thinks: left out of its calls", self._name)
@@ -313,6 +310,16 @@ class LiteLLMModel(_Model):
         self._told |= params.keys()
         if dropped:
             log.warning("model %s does not take %s: left out of its calls", self._name, ", ".join(sorted(dropped)))
+
+
+def takes_temperature(model: str, params: Mapping[str, Any]) -> bool:
+    """True where a temperature of 0 reaches the provider."""
+    return not _thinks_hot(model, _effective(params, {})) and not _is_dropped(model, "temperature", 0)
+
+
+def _thinks_hot(model: str, params: Mapping[str, Any]) -> bool:
+    """Anthropic's models think at temperature 1 only; litellm does not see to it."""
+    return "claude" in model and (params.get("thinking") or {}).get("type") == "enabled"
 
 
 class EmbeddingModel(_Model):

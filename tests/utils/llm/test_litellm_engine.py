@@ -716,3 +716,17 @@ def test_import_brings_no_opik_and_asks_no_network() -> None:
         [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "takes"),
+    [
+        ("openai/gpt-4o-mini", {}, True),
+        ("openai/o3-mini", {}, False),
+        ("anthropic/claude-sonnet-4-5", {}, True),
+        ("anthropic/claude-sonnet-4-5", {"thinking_budget": 2000}, False),
+        ("openai/my-own-model", {}, True),
+    ],
+)
+def test_some_models_are_never_asked_at_temperature_0(model: str, params: dict[str, Any], takes: bool) -> None:
+    assert engine.takes_temperature(model, params) is takes
