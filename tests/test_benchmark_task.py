@@ -32,5 +32,5 @@ def test_only_answers_that_are_really_asked_for_at_temperature_0_are_shared(
 
     spec = TaskSpec("gsm8k", "no_op", model, 1, model_params=params, data="sample", test_mode=True)
     place = Place(local_archive(tmp_path, "r"), Attempt(spec.task_id, 1, "001"), wrap=wrap)
-    _door(spec, load_work(spec), place).close()
+    _door(spec, load_work(spec), place, place.archive.journal(place.attempt)).close()
     assert bool(shared) is is_shared
