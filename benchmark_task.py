@@ -620,7 +620,11 @@ def _door(spec: TaskSpec, work: Work, place: Place, calls: Appender) -> Door:
     archive = place.archive
     journal = Journal(calls, calls.sync)
     for earlier in place.earlier:
-        journal.read(archive.read_journal(earlier), forget_failures=earlier.submission < place.retried_at)
+        journal.read(
+            archive.read_journal(earlier),
+            name=archive.journal_name(earlier),
+            forget_failures=earlier.submission < place.retried_at,
+        )
     examples = (*work.splits.train, *work.splits.validation, *work.splits.test)
 
     policy = RetryPolicy(timeout_s=place.call_timeout_s)

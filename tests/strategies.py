@@ -112,18 +112,17 @@ completions = st.builds(
 )
 failures_of_calls = st.builds(Failed, st.sampled_from(ErrorKind), texts, counts)
 entries = st.builds(
-    Entry,
-    names,
-    counts,
-    st.sampled_from(Role),
-    numbers,
-    st.none() | completions,
-    st.none() | failures_of_calls,
-    names,
-    names,
-    st.lists(messages, max_size=2).map(tuple),
-    numbers,
-    numbers,
+    lambda outcome, **rest: Entry(completion=outcome[0], failed=outcome[1], **rest),
+    st.tuples(completions, st.none()) | st.tuples(st.none(), failures_of_calls),
+    key=names,
+    occurrence=counts,
+    role=st.sampled_from(Role),
+    elapsed_s=numbers,
+    prompt=names,
+    item=names,
+    messages=st.lists(messages, max_size=2).map(tuple),
+    at=numbers,
+    took_s=numbers,
 )
 
 budgets = st.builds(Budget, counts, st.none() | counts, st.none() | counts, prices, prices)

@@ -23,17 +23,19 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from utils.disk import DISK, Claim, Disk, Log
-from utils.errors import UsageError
+from utils.errors import Damaged, UsageError
 from utils.records import RunPlan, Splits, Status, TaskResult, TaskSpec
-from utils.serialization import content_hash, dumps, loads
+from utils.serialization import content_hash, decode, dumps, from_value, parse, to_file
+
+T = TypeVar("T")
 
 LOCK = "lock"  # held by whoever works on the run
 ATTEMPT = re.compile(r"(?P<task>.+)@(?P<submission>\d+)\.(?P<name>\w+?)(\.(completed|failed)\.json)?$")
@@ -226,7 +228,7 @@ class RunArchive:
         """Write the plan, or an extension of it, once. Raises UsageError where another command just did."""
         number = len(self._plans()) + 1
         try:
-            self.blobs.create("plan.json" if number == 1 else f"plan.{number}.json", _text(plan))
+            self.blobs.create(_plan_name(number), to_file(plan))
         except FileExistsError:
             raise UsageError(
                 f"run {self.run_id!r} was planned by another command in this moment; give yours again: it goes on with"
@@ -238,14 +240,27 @@ class RunArchive:
         return bool(self._plans())
 
     def load_plan(self) -> RunPlan:
-        """The union of the plan and its extensions, tasks in the order in which they were named."""
+        """The union of the plan and its extensions, tasks in the order in which they were named.
+
+        A directory that was renamed is the run of its new name. Raises Damaged.
+        """
         names = self._plans()
         if not names:
             raise UsageError(f"unknown run {self.run_id!r}; `python check_results.py --list-runs` lists what there is")
-        plans = [loads(RunPlan, self.blobs.read(name)) for name in names]
+        for number, name in enumerate(names, 1):
+            if name != _plan_name(number):
+                raise Damaged(f"run {self.run_id!r}: {_plan_name(number)} is missing; bring it back")
+        plans = [self._load_plan(name) for name in names]
         tasks = {task.task_id: task for plan in plans for task in plan.tasks}
         hashes = {name: value for plan in plans for name, value in plan.data_hashes.items()}
-        return replace(plans[0], tasks=tuple(tasks.values()), data_hashes=hashes)
+        return replace(plans[0], run_id=self.run_id, tasks=tuple(tasks.values()), data_hashes=hashes)
+
+    def _load_plan(self, name: str) -> RunPlan:
+        """One plan file; a task of it is read strictly, since every field of a task decides its result."""
+        with self._named(name):
+            value = parse(self.blobs.read(name))
+            tasks = decode(tuple[TaskSpec, ...], value.pop("tasks", None) if isinstance(value, dict) else None, "tasks")
+            return replace(from_value(RunPlan, {**value, "tasks": []}), tasks=tasks)
 
     def _plans(self) -> list[str]:
         names = [name for name in self.blobs.list("") if re.fullmatch(r"plan(\.\d+)?\.json", name)]
@@ -258,12 +273,12 @@ class RunArchive:
         name = _data_name(spec)
         if name.rpartition("/")[2] not in self.blobs.list("data"):
             with suppress(FileExistsError):  # whoever was first has set the rows of this run
-                self.blobs.create(name, _text(splits))
+                self.blobs.create(name, to_file(splits))
 
     def load_splits(self, spec: TaskSpec) -> Splits | None:
         """The rows kept for a task; None if there are none."""
         try:
-            return loads(Splits, self.blobs.read(_data_name(spec)))
+            return self._load(Splits, _data_name(spec))
         except FileNotFoundError:
             return None
 
@@ -271,11 +286,7 @@ class RunArchive:
 
     def submissions(self, *, after: int = 0) -> list[Submission]:
         """All dispatches, or those after a number, in order."""
-        return [
-            loads(Submission, self.blobs.read(f"submissions/{number}.json"))
-            for number in self._dispatched()
-            if number > after
-        ]
+        return [self._load(Submission, f"submissions/{number}.json") for number in self._dispatched() if number > after]
 
     def _dispatched(self) -> list[int]:
         return sorted(int(name.split(".")[0]) for name in self.blobs.list("submissions"))
@@ -293,7 +304,7 @@ class RunArchive:
             number += 1
             submission = Submission(number, kind, created, task_ids, mark)
             try:
-                self.blobs.create(f"submissions/{number}.json", _text(submission))
+                self.blobs.create(f"submissions/{number}.json", to_file(submission))
             except FileExistsError:  # another dispatch took the number in this moment
                 continue
             return submission
@@ -306,16 +317,26 @@ class RunArchive:
 
     def journal(self, attempt: Attempt) -> Appender:
         """Where an attempt writes its model calls."""
-        return self.blobs.appender(f"journal/{attempt}.jsonl")
+        return self.blobs.appender(self.journal_name(attempt))
+
+    def journal_name(self, attempt: Attempt) -> str:
+        """The file of an attempt's model calls."""
+        return f"journal/{attempt}.jsonl"
 
     def read_journal(self, attempt: Attempt) -> str:
-        """The text of an attempt's journal; empty if it asked nothing."""
+        """The text of an attempt's journal; empty if it asked nothing. Raises Damaged where it is no text."""
         try:
-            written = self.blobs.read(f"journal/{attempt}.jsonl")
+            written = self.blobs.read(self.journal_name(attempt))
         except FileNotFoundError:
             return ""
         whole, newline, torn = written.rpartition(b"\n")
-        return (whole + newline).decode("utf-8", "surrogatepass") + torn.decode("utf-8", "replace")
+        try:
+            return (whole + newline).decode("utf-8", "surrogatepass") + torn.decode("utf-8", "replace")
+        except UnicodeDecodeError as error:
+            line = whole.count(b"\n", 0, error.start) + 1
+            raise Damaged(
+                f"{self.journal_name(attempt)}, line {line} cannot be read: it is no UTF-8; bring the file back"
+            ) from None
 
     def recording(self, attempt: Attempt) -> Appender:
         """Where an attempt writes its trials and steps."""
@@ -342,15 +363,15 @@ class RunArchive:
     def save_result(self, attempt: Attempt, result: TaskResult) -> TaskResult:
         """Write a finished attempt down, once, and give it back; its bulk first, and apart: status reads little."""
         if result.steps or result.items:
-            self.blobs.write(f"details/{attempt}.json", _text(result))
+            self.blobs.write(f"details/{attempt}.json", to_file(result))
         self.blobs.write(
-            f"results/{attempt}.{result.status.value}.json", _text(replace(result, steps=(), items={}, reported={}))
+            f"results/{attempt}.{result.status.value}.json", to_file(replace(result, steps=(), items={}, reported={}))
         )
         return result
 
     def load_result(self, name: str) -> TaskResult:
         """The result in a file that `states` named, without its bulk."""
-        return loads(TaskResult, self.blobs.read(f"results/{name}"))
+        return self._load(TaskResult, f"results/{name}")
 
     def result_of(self, attempt: Attempt) -> TaskResult | None:
         """What came of an attempt; None if nothing did (yet)."""
@@ -369,7 +390,7 @@ class RunArchive:
     def load_details(self, name: str) -> TaskResult:
         """The same result whole. A failed attempt has no more to tell than its result file."""
         try:
-            return loads(TaskResult, self.blobs.read(f"details/{_parse(name)}.json"))
+            return self._load(TaskResult, f"details/{_parse(name)}.json")
         except FileNotFoundError:
             return self.load_result(name)
 
@@ -380,6 +401,18 @@ class RunArchive:
     def write_checkpoint(self, overview: Mapping[str, Any]) -> None:
         """The state of the run for people and scripts."""
         self.blobs.write("checkpoint.json", dumps(overview, indent=1).encode("utf-8", "surrogatepass"))
+
+    def _load(self, cls: type[T], name: str) -> T:
+        """The record in a file. Raises FileNotFoundError, or Damaged with the file's name."""
+        with self._named(name):
+            return from_value(cls, parse(self.blobs.read(name)))
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except UsageError as error:
+            raise Damaged(f"run {self.run_id!r}: {name} cannot be read: {error}") from None
 
     # ------------------------------------------------------------------ state
 
@@ -422,6 +455,10 @@ def local_archive(root: Path, run_id: str, disk: Disk = DISK) -> RunArchive:
     return RunArchive(folder, run_id, folder.is_claimed)
 
 
+def _plan_name(number: int) -> str:
+    return "plan.json" if number == 1 else f"plan.{number}.json"
+
+
 def _data_name(spec: TaskSpec) -> str:
     """Tasks with the same source of rows share a file."""
     return f"data/{spec.dataset}-{content_hash([spec.data, spec.dataset_csv, spec.test_mode], 8)}.json"
@@ -430,7 +467,3 @@ def _data_name(spec: TaskSpec) -> str:
 def _parse(name: str) -> Attempt | None:
     match = ATTEMPT.match(name)
     return Attempt(match["task"], int(match["submission"]), match["name"]) if match else None
-
-
-def _text(value: Any) -> bytes:
-    return dumps(value).encode("utf-8", "surrogatepass")

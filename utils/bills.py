@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from utils.archive import Attempt, RunArchive
+from utils.errors import UsageError
 from utils.journal import Entry, Waste, read_line
 from utils.records import Spend
 
@@ -34,8 +35,11 @@ class Bills:
         whole, newline, _ = self._archive.read_on("journal", attempt, begin).rpartition(b"\n")
         self._read[attempt] = begin + len(whole) + len(newline)
         paid = self._paid.get(attempt, Spend())
-        for line in whole.decode("utf-8", "surrogatepass").split("\n"):
-            entry = read_line(line)
+        for line in whole.split(b"\n"):
+            try:
+                entry = read_line(line.decode("utf-8", "surrogatepass"))
+            except (UsageError, UnicodeDecodeError):  # the task that needs it fails with its number; a look goes on
+                continue
             if isinstance(entry, Entry | Waste):
                 paid = paid + entry.billed
         self._paid[attempt] = paid

@@ -3,7 +3,8 @@
     BenchmarkError                  one line: the thing, the value, the way out
     ├── UsageError                  before anything is spent: bad names, values, files (exit code 2)
     │   ├── MissingKey              a model's key is not where it would be asked from
-    │   └── Unreachable             a service does not answer now; asked again later it may
+    │   ├── Unreachable             a service does not answer now; asked again later it may
+    │   └── Damaged                 a file of a run cannot be read, and nothing is done instead of reading it
     ├── CallError                   a model call failed for good, after its retries; `kind` says how
     └── TaskError                   a task cannot go on: too many failed calls, a worker lost, a deadline passed
     Stop (BaseException)            the end of an optimizer's loop, raised by the door
@@ -41,6 +42,10 @@ class MissingKey(UsageError):
 
 class Unreachable(UsageError):
     """A service on which a command depends does not answer now, and may later."""
+
+
+class Damaged(UsageError):
+    """A file of a run is not what was written: emptied, cut, changed, or of a newer version."""
 
 
 class ErrorKind(StrEnum):

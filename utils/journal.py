@@ -3,7 +3,8 @@
 Calls are keyed by the content of the request and its occurrence number, so running the optimizer again from its start
 with the same seed finds its answers here until the frontier, at no cost. A file is appended to by one attempt, a line a
 call, and one for each try that was paid without a usable answer; a resumed attempt reads the files of all earlier ones.
-A torn last line, left by a kill, is skipped.
+A torn last line, left by a kill, is skipped; any other line that cannot be read is an error, since skipping it would be
+paying for its answer again.
 
 Lines are written through to the operating system at once, so they survive the death of the process; those of a second
 are synced together, so a power cut costs the answers of a second.
@@ -11,14 +12,17 @@ are synced together, so a power cut costs the answers of a second.
 
 from __future__ import annotations
 
-import json
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from utils.errors import CallError, ErrorKind, UsageError
+from utils.errors import CallError, Damaged, ErrorKind, UsageError
 from utils.records import Completion, Message, Request, Role, Spend, StopReason, Usage
-from utils.serialization import decode, dumps
+from utils.serialization import FORMAT, FORMAT_KEY, decode, dumps, parse, refuse_format
+
+logger = logging.getLogger("utils.journal")
 
 SYNC_EVERY_S = 1.0
 
@@ -86,6 +90,9 @@ class Ending:
     logical_calls: int
 
 
+Record = Entry | Waste | Ending
+
+
 class Journal:
     """What is known of a task's calls, and where new ones are written.
 
@@ -103,21 +110,24 @@ class Journal:
         self._sync = sync
         self._clock = clock
         self._synced_at = -SYNC_EVERY_S
+        self._has_head = False
         self._entries: dict[tuple[str, int], Entry] = {}
         self._wasted: dict[tuple[str, int], Spend] = {}
         self.ending: Ending | None = None
         self.paid = Spend()  # for all lines
         self._superseded = Spend()  # of these, for lines that another line stands for
 
-    def read(self, text: str, *, forget_failures: bool = False) -> None:
-        """Take in the journal of an earlier attempt; failed calls from before a retry are to be asked again."""
-        for line in text.split("\n"):
-            entry = read_line(line)
+    def read(self, text: str, *, name: str = "the journal", forget_failures: bool = False) -> None:
+        """Take in the journal of an earlier attempt; failed calls from before a retry are to be asked again.
+
+        Raises Damaged, with the `name` of the file and the number of the line.
+        """
+        for entry in read_lines(text, name):
             if isinstance(entry, Ending):
                 self.ending = None if forget_failures else entry
             elif isinstance(entry, Waste):
                 self._add(entry)
-            elif entry is not None:
+            else:
                 # two attempts may hold the same call where a worker outlived its parent: the first answer stands,
                 # and both were paid
                 is_known = (entry.key, entry.occurrence) in self._entries
@@ -137,13 +147,13 @@ class Journal:
 
     def record(self, entry: Entry) -> None:
         """Write an outcome down. Returns when the operating system has it."""
-        self._write(dumps(entry))
+        self._write(entry)
         self.paid = self.paid + entry.billed
         self._entries[entry.key, entry.occurrence] = entry
 
     def waste(self, waste: Waste) -> None:
         """Write a try down that was paid and gave no usable answer."""
-        self._write(dumps({"waste": waste}))
+        self._write({"waste": waste})
         self._add(waste)
 
     def wasted(self, key: str, occurrence: int) -> Spend:
@@ -153,7 +163,7 @@ class Journal:
     def end(self, reason: StopReason, logical_calls: int) -> None:
         """Write down that the clock, which no replay can reproduce, ended the optimization here."""
         self.ending = Ending(reason, logical_calls)
-        self._write(dumps({"ending": self.ending}))
+        self._write({"ending": self.ending})
 
     def stray(self, used: Iterable[tuple[str, int]]) -> Spend:
         """What was paid for calls that are in no ledger: not asked again by this attempt, or of a batch cut short."""
@@ -161,8 +171,10 @@ class Journal:
         entries = [self._entries[at].billed for at in sorted(self._entries.keys() - charged)]
         return sum([*entries, *(self._wasted[at] for at in sorted(self._wasted.keys() - charged))], self._superseded)
 
-    def _write(self, line: str) -> None:
-        self._append(line + "\n")
+    def _write(self, record: Any) -> None:
+        head = "" if self._has_head else dumps({FORMAT_KEY: FORMAT}) + "\n"
+        self._append(head + dumps(record) + "\n")
+        self._has_head = True
         if self._clock() - self._synced_at >= SYNC_EVERY_S:
             self._sync()
             self._synced_at = self._clock()
@@ -172,17 +184,46 @@ class Journal:
         self._wasted[waste.key, waste.occurrence] = self.wasted(waste.key, waste.occurrence) + waste.billed
 
 
-def read_line(line: str) -> Entry | Waste | Ending | None:
-    """The record of one line; None for an empty or torn one."""
+def read_lines(text: str, name: str) -> Iterator[Record]:
+    """The records of a journal, in order. A torn last line is skipped, and told in the log.
+
+    Raises Damaged for any other line that cannot be read, with the `name` of the file and the line's number.
+    """
+    *whole, last = text.split("\n")
+    for number, line in enumerate(whole, 1):
+        try:
+            record = read_line(line)
+        except UsageError as error:
+            raise Damaged(
+                f"{name}, line {number} cannot be read: {error}; bring the file back, or delete the line to have its"
+                " call asked and paid again"
+            ) from None
+        if record is not None:
+            yield record
     try:
-        value = json.loads(line)
-        if "ending" in value:
-            return decode(Ending, value["ending"])
-        if "waste" in value:
-            return decode(Waste, value["waste"])
-        return decode(Entry, value)
-    except (ValueError, TypeError, UsageError):
+        torn = read_line(last)
+    except UsageError:
+        logger.warning("%s ends in a torn line, left by a kill: its call is asked again", name)
+    else:
+        yield from () if torn is None else (torn,)
+
+
+def read_line(line: str) -> Record | None:
+    """The record of one line; None for one that is empty, or says of which format the others are. Raises UsageError."""
+    if not line.strip():
         return None
+    value = parse(line)
+    if isinstance(value, dict) and FORMAT_KEY in value:
+        refuse_format(value)
+        return None
+    if isinstance(value, dict) and "ending" in value:
+        return decode(Ending, value["ending"], newer=True)
+    if isinstance(value, dict) and "waste" in value:
+        return decode(Waste, value["waste"], newer=True)
+    entry = decode(Entry, value, newer=True)
+    if entry.completion is None and entry.failed is None:
+        raise UsageError("it holds neither an answer nor a failure")
+    return entry
 
 
 def outcome(

@@ -1,8 +1,10 @@
 """One strict codec between the records of this project and JSON.
 
 `encode` and `decode` are inverse for dataclasses, enums, tuples, lists, mappings and scalars. Decoding is strict: a
-missing, unknown or mistyped field is an error that names its path. NaN and the infinities, which JSON lacks, become
-`{"$float": "nan"}`, so every file is valid JSON. A content hash is taken over the canonical text.
+missing, unknown or mistyped field is an error that names its path. Only in what this program itself has written may a
+field be unknown: a newer version wrote it, for which everything that is known still means the same. NaN and the
+infinities, which JSON lacks, become `{"$float": "nan"}`, so every file is valid JSON. A content hash is taken over the
+canonical text.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from utils.errors import UsageError
 T = TypeVar("T")
 
 FLOAT = "$float"
+FORMAT_KEY = "format"
+FORMAT = 1  # of a run's files; raised when a field changes its meaning, or one that must not be overlooked is added
 
 
 def encode(value: Any) -> Any:
@@ -49,12 +53,12 @@ def encode(value: Any) -> Any:
     raise TypeError(f"cannot be written as JSON: {type(value).__name__} {value!r}")
 
 
-def decode(cls: type[T], value: Any, path: str = "") -> T:
-    """The record of type `cls` that `value` stands for; the inverse of `encode`.
+def decode(cls: type[T], value: Any, path: str = "", *, newer: bool = False) -> T:
+    """The record of type `cls` that `value` stands for; the inverse of `encode`. `newer`: unknown fields are let be.
 
     Raises UsageError with the path of the first field that does not fit.
     """
-    return typing.cast(T, _decode(cls, value, path))
+    return typing.cast(T, _decode(cls, value, path, newer))
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
@@ -67,11 +71,33 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
 
 def loads(cls: type[T], text: str | bytes) -> T:
     """The record that a JSON text stands for; UsageError if it is not JSON or does not fit."""
+    return decode(cls, parse(text))
+
+
+def parse(text: str | bytes) -> Any:
+    """What a JSON text says; UsageError if it is none."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"not valid JSON: {error}") from None
-    return decode(cls, value)
+
+
+def to_file(record: Any) -> bytes:
+    """The content of a file that holds one record."""
+    return dumps({FORMAT_KEY: FORMAT, **encode(record)}).encode("utf-8", "surrogatepass")
+
+
+def from_value(cls: type[T], value: Any) -> T:
+    """The record in a file that this version, an older or a newer one has written. Raises UsageError."""
+    refuse_format(value)
+    return decode(cls, value, newer=True)
+
+
+def refuse_format(value: Any) -> None:
+    """Raises UsageError for what a newer version has written in a way that this one would misread."""
+    if isinstance(value, dict) and value.get(FORMAT_KEY, FORMAT) != FORMAT:
+        found = json.dumps(value[FORMAT_KEY])[:20]
+        raise UsageError(f"it is of format {found}, this version reads {FORMAT}; use the version that wrote it")
 
 
 def content_hash(value: Any, length: int = 16) -> str:
@@ -117,14 +143,14 @@ def _mismatch(path: str, wanted: str, value: Any) -> UsageError:
     return UsageError(f"{path or 'value'}: expected {wanted}, found {json.dumps(value, default=str)[:80]}")
 
 
-def _decode(cls: Any, value: Any, path: str) -> Any:
+def _decode(cls: Any, value: Any, path: str, newer: bool) -> Any:
     if cls is Any or cls is object:
         return _plain(value, path)
     origin = get_origin(cls)
     if origin is not None:
-        return _decode_generic(cls, origin, value, path)
+        return _decode_generic(cls, origin, value, path, newer)
     if is_dataclass(cls):
-        return _decode_dataclass(typing.cast(type, cls), value, path)
+        return _decode_dataclass(typing.cast(type, cls), value, path, newer)
     if isinstance(cls, type) and issubclass(cls, Enum):
         try:
             return cls(value)
@@ -145,10 +171,12 @@ def _decode(cls: Any, value: Any, path: str) -> Any:
     raise _mismatch(path, cls.__name__, value)
 
 
-def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
+def _decode_dataclass(cls: type, value: Any, path: str, newer: bool) -> Any:
     if not isinstance(value, dict):
         raise _mismatch(path, f"the fields of {cls.__name__}", value)
     hints = _hints(cls)
+    if newer:
+        value = {key: item for key, item in value.items() if key in hints}
     for key in value:
         if key not in hints:
             from utils.errors import unknown
@@ -160,16 +188,16 @@ def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
     return cls(
         **{
             # most fields are scalars of their very type: plans of thousands of tasks are read in a fraction of a second
-            key: item if type(item) is hints[key] else _decode(hints[key], item, f"{path}.{key}".lstrip("."))
+            key: item if type(item) is hints[key] else _decode(hints[key], item, f"{path}.{key}".lstrip("."), newer)
             for key, item in value.items()
         }
     )
 
 
-def _decode_generic(cls: Any, origin: Any, value: Any, path: str) -> Any:
+def _decode_generic(cls: Any, origin: Any, value: Any, path: str, newer: bool) -> Any:
     args = get_args(cls)
     if origin in (Union, types.UnionType):
-        return _decode_union(args, value, path)
+        return _decode_union(args, value, path, newer)
     if origin is typing.Literal:
         if value in args:
             return value
@@ -177,19 +205,19 @@ def _decode_generic(cls: Any, origin: Any, value: Any, path: str) -> Any:
     if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise _mismatch(path, "a mapping", value)
-        return {key: _decode(args[1], item, f"{path}.{key}".lstrip(".")) for key, item in value.items()}
+        return {key: _decode(args[1], item, f"{path}.{key}".lstrip("."), newer) for key, item in value.items()}
     if not isinstance(value, list):
         raise _mismatch(path, "a list", value)
     if origin is tuple and args[-1] is not Ellipsis:
         if len(value) != len(args):
             raise _mismatch(path, f"{len(args)} items", value)
         pairs = enumerate(zip(args, value, strict=True))
-        return tuple(_decode(kind, item, f"{path}[{i}]") for i, (kind, item) in pairs)
-    items = [_decode(args[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
+        return tuple(_decode(kind, item, f"{path}[{i}]", newer) for i, (kind, item) in pairs)
+    items = [_decode(args[0], item, f"{path}[{i}]", newer) for i, item in enumerate(value)]
     return origin(items) if origin in (tuple, frozenset, set) else items
 
 
-def _decode_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
+def _decode_union(kinds: tuple[Any, ...], value: Any, path: str, newer: bool) -> Any:
     if value is None and type(None) in kinds:
         return None
     kinds = tuple(kind for kind in kinds if kind is not type(None))
@@ -200,7 +228,7 @@ def _decode_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
     error: UsageError | None = None
     for kind in kinds:
         try:
-            return _decode(kind, value, path)
+            return _decode(kind, value, path, newer)
         except UsageError as caught:
             error = error or caught
     raise error or _mismatch(path, "null", value)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.servers.openai_server import OpenAIServer
 from utils.archive import RunArchive, local_archive
-from utils.journal import Entry, Waste, read_line
+from utils.journal import Entry, Waste, read_lines
 
 ROOT = Path(__file__).parents[2]
 MODEL = "openai/gpt-4o-mini"  # a name that litellm knows to take a JSON schema
@@ -45,8 +45,7 @@ def entries(archive: RunArchive) -> Iterator[Entry]:
     """Every call in every journal, once a call of a task."""
     seen = set()
     for name in archive.blobs.list("journal"):
-        for line in archive.blobs.read(f"journal/{name}").decode().split("\n"):
-            entry = read_line(line)
+        for entry in read_lines(archive.blobs.read(f"journal/{name}").decode(), name):
             if isinstance(entry, Entry):
                 place = (name.partition("@")[0], entry.key, entry.occurrence)
                 if place not in seen:
@@ -57,8 +56,8 @@ def entries(archive: RunArchive) -> Iterator[Entry]:
 def wastes(archive: RunArchive) -> Iterator[Waste]:
     """Every try in every journal that was paid without a usable answer."""
     for name in archive.blobs.list("journal"):
-        for line in archive.blobs.read(f"journal/{name}").decode().split("\n"):
-            if isinstance(waste := read_line(line), Waste):
+        for waste in read_lines(archive.blobs.read(f"journal/{name}").decode(), name):
+            if isinstance(waste, Waste):
                 yield waste
 
 

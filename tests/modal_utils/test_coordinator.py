@@ -28,7 +28,7 @@ from tests.servers.modal import running
 from tests.servers.openai_server import OpenAIServer
 from utils.archive import Attempt, Folder, Kind, RunArchive
 from utils.errors import UsageError
-from utils.journal import Entry, read_line
+from utils.journal import Entry, read_lines
 from utils.records import Status, StopReason, TaskResult, TaskSpec
 
 GRID = ["--data", "sample", "--test-mode", "--demo-datasets", "gsm8k", "--optimizers", "no_op", "--yes", "--models"]
@@ -80,8 +80,8 @@ def lines(archive: RunArchive) -> Counter[tuple[str, str, int]]:
     """How often each call of each task was answered."""
     found: Counter[tuple[str, str, int]] = Counter()
     for name in archive.blobs.list("journal"):
-        for line in archive.blobs.read(f"journal/{name}").decode().split("\n"):
-            if isinstance(entry := read_line(line), Entry) and entry.completion:
+        for entry in read_lines(archive.blobs.read(f"journal/{name}").decode(), name):
+            if isinstance(entry, Entry) and entry.completion:
                 found[name.partition("@")[0], entry.key, entry.occurrence] += 1
     return found
 

@@ -28,7 +28,7 @@ from modal_utils.worker_core import Order, look_around, run_optimization_task
 from tests.models import Script, Scripted, failing
 from utils.archive import Folder, Kind, RunArchive
 from utils.errors import CallError, ErrorKind
-from utils.journal import Entry, read_line
+from utils.journal import Entry, read_lines
 from utils.llm.base import LLM
 from utils.records import Budget, Spend, Status, TaskResult, TaskSpec
 from utils.serialization import decode, encode
@@ -108,7 +108,7 @@ class Volume:
     def entries(self) -> list[Entry]:
         """Every published call."""
         texts = [self.archive.blobs.read(f"journal/{name}").decode() for name in self.archive.blobs.list("journal")]
-        found = [read_line(line) for text in texts for line in text.split("\n")]
+        found = [entry for text in texts for entry in read_lines(text, "x")]
         return [entry for entry in found if isinstance(entry, Entry)]
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,9 @@ from tests.strategies import same, task_results
 from utils.archive import Attempt, Folder, Kind, RunArchive, TaskState, local_archive
 from utils.dataset_specs.base import Splits
 from utils.disk import Disk, Log
-from utils.errors import ErrorKind, UsageError
+from utils.errors import Damaged, ErrorKind, UsageError
 from utils.records import Example, Failure, RunPlan, Status, StopReason, TaskResult, TaskSpec
+from utils.serialization import dumps
 
 A, B, C = (TaskSpec("toy", "no_op", "sim/standard", seed) for seed in (1, 2, 3))
 TASKS = (A, B, C)
@@ -325,6 +327,67 @@ def test_rows_are_kept_once_and_shared_by_tasks_of_one_source(archive: RunArchiv
     assert archive.load_splits(B) == rows
     assert archive.load_splits(replace(A, test_mode=True)) is None
     assert archive.load_splits(replace(A, data="sample")) is None
+
+
+# --------------------------------------------------------------------------- damage
+
+
+def test_a_file_that_cannot_be_read_is_named(archive: RunArchive) -> None:
+    archive.save_plan(plan(A))
+    archive.submit(Kind.NEW, TASKS, "now")
+    archive.save_splits(A, Splits((), (), (), "h"))
+    data = f"data/{archive.blobs.list('data')[0]}"
+    for name, load in (
+        ("plan.json", archive.load_plan),
+        ("submissions/1.json", archive.submissions),
+        (data, partial(archive.load_splits, A)),
+    ):
+        whole = archive.blobs.read(name)
+        for damage in (b"", whole[:-9], whole[9:], b"\x00" * 9, b"\xff", b"[]", b"{}"):
+            archive.blobs.write(name, damage)
+            with pytest.raises(Damaged, match=f"^run 'r': {re.escape(name)} cannot be read: "):
+                load()
+        archive.blobs.write(name, whole)
+        load()
+
+
+def test_a_plan_that_is_gone_from_among_its_extensions_is_missed(archive: RunArchive) -> None:
+    for task in TASKS:
+        archive.save_plan(plan(task))
+    assert isinstance(archive.blobs, Memory)
+    del archive.blobs.files["plan.2.json"]
+    with pytest.raises(Damaged, match=r"run 'r': plan\.2\.json is missing"):
+        archive.load_plan()
+
+
+def test_fields_of_a_newer_version_are_let_be_but_those_of_a_task(archive: RunArchive) -> None:
+    archive.save_plan(plan(A))
+    value = json.loads(archive.blobs.read("plan.json"))
+    assert value["format"] == 1
+    archive.blobs.write("plan.json", json.dumps({**value, "mood": "new"}).encode())
+    assert archive.load_plan().tasks == (A,)
+    for strange in ({**value, "tasks": [{**value["tasks"][0], "mood": "new"}]}, {**value, "format": 2}):
+        archive.blobs.write("plan.json", json.dumps(strange).encode())
+        with pytest.raises(Damaged, match=r"'mood'|format 2"):
+            archive.load_plan()
+
+
+def test_a_plan_of_the_version_before_formats_is_read(archive: RunArchive) -> None:
+    archive.blobs.write("plan.json", dumps(plan(A)).encode())
+    assert archive.load_plan().tasks == (A,)
+
+
+def test_a_renamed_run_directory_is_the_run_of_its_new_name(tmp_path: Path) -> None:
+    local_archive(tmp_path, "r").save_plan(plan(A))
+    (tmp_path / "r").rename(tmp_path / "other")
+    assert local_archive(tmp_path, "other").load_plan().run_id == "other"
+
+
+def test_a_journal_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:
+    archive = local_archive(tmp_path, "r")
+    archive.blobs.write(archive.journal_name(attempt(A)), b"{}\n\xff\n{}\n")
+    with pytest.raises(Damaged, match=r"@1\.001\.jsonl, line 2 cannot be read"):
+        archive.read_journal(attempt(A))
 
 
 # --------------------------------------------------------------------------- bytes

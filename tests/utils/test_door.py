@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.models import Scripted, Shuffled, constant, failing, fickle, listed
 from utils.door import Door, Stopwatch
 from utils.errors import BudgetExhausted, CallError, Drained, ErrorKind
-from utils.journal import Entry, Journal, read_line
+from utils.journal import Entry, Journal, read_lines
 from utils.ledger import Ledger
 from utils.llm.base import LLM, Unusable, token_ceiling
 from utils.llm.resilience import Gate, Resilient, RetryPolicy
@@ -56,7 +56,7 @@ class Tape:
 
     @property
     def entries(self) -> list[Entry]:
-        return [entry for entry in map(read_line, self.lines) if isinstance(entry, Entry)]
+        return [entry for entry in read_lines(self.text, "tape") if isinstance(entry, Entry)]
 
     def journal(self) -> Journal:
         journal = Journal(self.lines.append)

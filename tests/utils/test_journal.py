@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.strategies import entries, json_values, same
 from utils.archive import Attempt, local_archive
-from utils.errors import CallError, ErrorKind
-from utils.journal import Ending, Entry, Failed, Journal, Waste, outcome, read_line
+from utils.errors import CallError, Damaged, ErrorKind, UsageError
+from utils.journal import Ending, Entry, Failed, Journal, Waste, outcome, read_line, read_lines
 from utils.records import Completion, Message, Request, Role, Spend, StopReason, Usage
 from utils.serialization import dumps, encode
 
@@ -56,18 +57,55 @@ def test_a_line_is_the_entry_it_was_written_from(entry: Entry) -> None:
 def test_a_torn_last_line_is_skipped_wherever_it_is_torn(entry: Entry, data: st.DataObject) -> None:
     line = dumps(entry)
     torn = line[: data.draw(st.integers(0, len(line) - 1))]
-    assert read_line(torn) is None
+    assert list(read_lines(torn, "x")) == []
     assert text_of(journal(lines(answered("whole")) + torn)) == "whole"
 
 
-@pytest.mark.parametrize("line", ["", " ", "null", "1", '"ending"', "[]", "{}", '{"ending": 3}', "\x00\x00"])
-def test_a_line_of_something_else_is_skipped(line: str) -> None:
-    assert read_line(line) is None
+def test_a_torn_last_line_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "utils"):
+        Journal(lambda line: None).read(lines(answered("whole")) + '{"key', name="journal/x.jsonl")
+    assert "journal/x.jsonl ends in a torn line" in caplog.text
+
+
+UNREADABLE = ["null", "1", '"ending"', "[]", "{}", '{"ending": 3}', "\x00\x00", "{", '{"a":' * 5000, "[" * 100_000]
+
+
+@pytest.mark.parametrize("line", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_line_that_cannot_be_read_is_an_error_that_names_file_and_line(line: str) -> None:
+    text = lines(answered("whole")) + line + "\n" + lines(answered("paid", "k2"))
+    with pytest.raises(Damaged, match=r"^journal/x\.jsonl, line 2 cannot be read: .*; bring the file back, or delete"):
+        Journal(lambda line: None).read(text, name="journal/x.jsonl")
+
+
+def test_a_line_without_answer_or_failure_is_an_error() -> None:
+    entry = {**encode(answered("x")), "completion": None}
+    with pytest.raises(Damaged, match="neither an answer nor a failure"):
+        journal(lines(entry))
 
 
 @given(json_values)
-def test_any_json_is_an_entry_or_skipped(value: object) -> None:
-    read_line(dumps(value))
+def test_any_json_is_an_entry_or_refused(value: object) -> None:
+    with suppress(UsageError):
+        read_line(dumps(value))
+
+
+def test_fields_of_a_newer_version_are_let_be() -> None:
+    entry = encode(answered("x"))
+    entry["completion"]["mood"] = "new"
+    newer = {**entry, "weather": [1]}
+    book = journal(lines(newer, {"ending": {**encode(Ending(StopReason.BUDGET_SECONDS, 7)), "why": "new"}}))
+    assert (text_of(book), book.ending) == ("x", Ending(StopReason.BUDGET_SECONDS, 7))
+
+
+def test_a_journal_says_its_format_and_another_is_refused() -> None:
+    written: list[str] = []
+    book = Journal(written.append)
+    book.record(answered("a"))
+    book.record(answered("b", "k2"))
+    assert "".join(written).split("\n")[0] == '{"format":1}'
+    assert "".join(written).count("format") == 1
+    with pytest.raises(Damaged, match="line 1 cannot be read: it is of format 2, this version reads 1; use"):
+        journal("".join(written).replace('"format":1', '"format":2'))
 
 
 def test_the_first_answer_stands() -> None:
@@ -110,7 +148,7 @@ def test_a_recorded_outcome_is_written_before_it_is_found() -> None:
 
     book = Journal(append)
     book.record(answered("x"))
-    assert written == [dumps(answered("x")) + "\n"]
+    assert "".join(written).endswith("}\n" + dumps(answered("x")) + "\n")
     assert text_of(book) == "x"
     assert len(book) == 1
 

@@ -25,8 +25,9 @@ from benchmark_config import Settings
 from tests import strategies
 from tests.strategies import json_values, params, same, texts
 from utils.errors import UsageError
+from utils.journal import Ending, Waste
 from utils.prompt import Prompt
-from utils.records import Budget, Completion, Forecast, Message, Request, TaskSpec
+from utils.records import Budget, Completion, Forecast, Message, Request, Table, TaskSpec
 from utils.serialization import content_hash, decode, dumps, encode, json_schema, loads
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +85,7 @@ def test_every_record_type_has_a_generator() -> None:
         for cls in vars(module).values()
         if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == module.__name__
     }
-    assert defined - set(strategies.RECORDS) == {Forecast, utils.journal.Ending}
+    assert defined - set(strategies.RECORDS) == {Forecast, Table, Ending, Waste}
 
 
 @pytest.mark.parametrize("cls", strategies.RECORDS, ids=lambda cls: cls.__name__)

@@ -64,7 +64,8 @@ class Run:
         """Rewrite every line of all journals and recordings; `change` is told the folder, None drops the line."""
         for folder in ("journal", "trace"):
             for path in (self.root / RUN / folder).iterdir():
-                records = [change(folder, json.loads(line)) for line in path.read_text().splitlines()]
+                read = map(json.loads, path.read_text().splitlines())
+                records = [change(folder, record) for record in read if "format" not in record]
                 path.write_text("".join(json.dumps(record) + "\n" for record in records if record is not None))
 
     # ------------------------------------------------------------------ what its files say
@@ -73,9 +74,11 @@ class Run:
         for path in sorted((self.root / RUN / folder).glob(f"{task_id}@*.jsonl")):
             for line in path.read_bytes().decode("utf-8", "replace").split("\n"):
                 try:
-                    yield json.loads(line)
+                    record = json.loads(line)
                 except ValueError:
                     continue  # torn
+                if "format" not in record:
+                    yield record
 
     def counts(self) -> dict[str, int]:
         """How many rows of each table there have to be."""

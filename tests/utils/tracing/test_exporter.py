@@ -16,7 +16,7 @@ from tests.servers.opik_server import OpikServer
 from tests.utils.tracing.runs import RUN, Run, assert_whole, billed_in, held, target_of, task
 from utils.archive import Attempt
 from utils.errors import UsageError
-from utils.journal import read_line
+from utils.journal import read_lines
 from utils.records import Status, TaskResult, TaskSpec
 from utils.tracing import exporter
 from utils.tracing.client import OpikClient, Undelivered
@@ -361,7 +361,7 @@ def test_a_thread_that_is_closed_over_a_running_task_says_that_it_was_stopped(
 def test_a_call_that_a_retry_asked_again_is_scored_in_its_place(one: Run, server: OpikServer) -> None:
     run, spec = one, one.plan.tasks[0]
     first = run.archive.states([spec])[spec.task_id].attempts[0]
-    victim = next(entry for entry in map(read_line, run.path("journal", first).read_text().split("\n")) if entry)
+    victim = next(iter(read_lines(run.path("journal", first).read_text(), "x")))
 
     def failed(folder: str, record: dict[str, Any]) -> dict[str, Any]:
         if folder == "journal" and (record["key"], record["occurrence"]) == (victim.key, victim.occurrence):
