@@ -79,13 +79,18 @@ class Door:
     def ask(self, role: Role, requests: Sequence[Request]) -> list[Completion | CallError]:
         """The answers to a batch, in its order; a call that failed for good is its `CallError`.
 
-        Raises BudgetExhausted (nothing was sent), Drained, or CallError where the provider's tasks must stop.
+        Raises BudgetExhausted (nothing was sent, but where the clock ran out within the batch: then nothing more was),
+        Drained, or CallError where the provider's tasks must stop.
         """
         if not requests:
             return []
         self._reserve(role, requests)
         calls = [self._place(role, request) for request in requests]
-        entries = self._runner.run(self._answer_all(role, calls))
+        try:
+            entries = self._runner.run(self._answer_all(role, calls))
+        except BudgetExhausted as stop:
+            self._cut(calls, stop)
+            raise
         for call, entry in zip(calls, entries, strict=True):
             self._used.append((call.key, call.occurrence))
             self.ledger.charge(entry.spend, entry.billed, self._journal.wasted(call.key, call.occurrence))
@@ -131,9 +136,18 @@ class Door:
         try:
             self.ledger.reserve(role, ceilings, self._stopwatch.elapsed_s)
         except BudgetExhausted as stop:
-            if stop.reason == StopReason.BUDGET_SECONDS:
-                self._journal.end(StopReason.BUDGET_SECONDS, calls)
+            self._end(stop)
             raise
+
+    def _cut(self, calls: Sequence[Call], stop: BudgetExhausted) -> None:
+        """The clock ran out within a batch. A replay ends before it, so its questions count as never asked: whoever
+        asks one of them later, the scoring say, finds the answer that came in time."""
+        self._asked.subtract(call.key for call in calls)
+        self._end(stop)
+
+    def _end(self, stop: BudgetExhausted) -> None:
+        if stop.reason == StopReason.BUDGET_SECONDS:
+            self._journal.end(StopReason.BUDGET_SECONDS, self.ledger.logical.calls)
 
     def _place(self, role: Role, request: Request) -> Call:
         key = request.key(f"{role} {self._models[role].name}")
@@ -232,6 +246,7 @@ class _Payer:
     def permit(self) -> None:
         if self._door._draining():
             raise Drained("drained", "the run was asked to stop")
+        self._door.ledger.refuse_late(self._door.elapsed_s)
 
     def book(self, error: Unusable) -> None:
         self._door._journal.waste(Waste(self._call.key, self._call.occurrence, error.waste))

@@ -43,6 +43,12 @@ class Ledger:
                 raise BudgetExhausted(reason, f"{reason}: {sum(wanted):g} wanted, {left:g} of {limit:g} left")
         self._reserved = sum((Spend.of_waste(usage, usd) for usage, usd in ceilings), Spend())
 
+    def refuse_late(self, elapsed_s: float) -> None:
+        """Raise BudgetExhausted once the time is over: asked before every call, for a batch may take long."""
+        limit = self.budget.seconds if self.budget else None
+        if limit is not None and elapsed_s > limit:
+            raise BudgetExhausted(StopReason.BUDGET_SECONDS, f"{elapsed_s:g} s of {limit:g} s are over")
+
     def bears_another(self, usage: Usage, usd: float | None) -> bool:
         """True where one more try of a call fits beside all that is reserved; it is reserved then."""
         if self.budget is None:

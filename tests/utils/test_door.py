@@ -485,6 +485,33 @@ def test_the_clock_stops_a_replay_at_the_same_call(limit: float, a_call: float, 
     assert run_against_the_clock(Tape(tape.text, ""), limit, a_call * 9, later * 9) == first
 
 
+def cut_within_a_batch(tape: Tape, in_flight: int) -> tuple[list[str], int]:
+    """A batch of ten, a second each, and three seconds of time; then two of them are asked again, without a limit."""
+    clock = Clock()
+
+    def answer(request: Request, count: int) -> str:
+        clock.now += 1.0
+        return f"answer {count}"
+
+    model = Scripted(answer)
+    with opened(model, tape, Budget(10**6, seconds=3.0), clock=clock, in_flight=in_flight) as door:
+        with pytest.raises(BudgetExhausted, match=r"4 s of 3 s are over|budget_seconds"):
+            door.ask(Role.TASK, ask(*(f"q{number}" for number in range(10))))
+        door.with_ledger(Ledger())
+        said = texts(door.ask(Role.TASK, ask("q0", "q9")))
+        assert door.total.billed + door.stray == door.paid
+    return said, len(model.requests)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 8])
+def test_the_clock_ends_a_batch_between_two_of_its_calls(in_flight: int) -> None:
+    tape = Tape()
+    said, asked = cut_within_a_batch(tape, in_flight)
+    assert asked < 10, "the rest of the batch was not sent"
+    assert said[0] == "answer 0", "what was answered in time is not asked again"
+    assert cut_within_a_batch(Tape(tape.text), in_flight) == (said, 0)
+
+
 def test_time_is_counted_over_all_attempts() -> None:
     tape = Tape()
     clock = Clock()
