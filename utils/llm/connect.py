@@ -5,12 +5,14 @@ What a model is made of is left to `simulated` and `litellm_engine`, which are i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from utils.llm.base import LLM
 from utils.llm.resilience import Gate, Resilient, RetryPolicy
-from utils.records import Example
+from utils.records import Completion, Example, Message, Request
 
 SIMULATED = "sim"
 
@@ -58,6 +60,50 @@ def connect(
     policy = policy or RetryPolicy()
     gate = gates.setdefault(gate_name(model, params), Gate(in_flight))
     return Resilient(_bare(model, params, kind, examples, policy.timeout_s), gate, policy)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one real call found: where it went, and what came back."""
+
+    address: str
+    answer: Completion  # with its cost
+
+
+HELLO = Request((Message("user", "Reply with the word: ready"),), {"temperature": 0})
+PROBED = RetryPolicy(attempts=3, throttled_attempts=3, malformed_attempts=2, total_s=60.0, timeout_s=30.0)
+
+
+def probe(
+    model: str,
+    params: Mapping[str, Any],
+    request: Request = HELLO,
+    *,
+    examples: Sequence[Example] = (),
+    policy: RetryPolicy = PROBED,
+) -> Probe:
+    """One real call to a model, with a few retries. Raises CallError.
+
+    `params` lie under the request's own. What lost tries may have cost is in no books: this is before there are any.
+    """
+
+    async def ask() -> Completion:
+        connected = connect(model, params, gates={}, policy=policy, in_flight=1, examples=examples)
+        try:
+            return await connected.complete(request)
+        finally:
+            await connected.close()
+
+    return Probe(address(model, params), asyncio.run(ask()))
+
+
+def address(model: str, params: Mapping[str, Any]) -> str:
+    """Where calls to a model go, without credentials."""
+    if provider_of(model) == SIMULATED:
+        return "this machine (simulated)"
+    from utils.llm import litellm_engine
+
+    return litellm_engine.address(model, params)
 
 
 def _bare(model: str, params: Mapping[str, Any], kind: str, examples: Sequence[Example], timeout_s: float) -> LLM:

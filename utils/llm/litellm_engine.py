@@ -103,8 +103,23 @@ def knows(model: str) -> None:
     provider(model)
 
 
+# Providers whose one key is where everybody has it: said without litellm, which takes seconds to import.
+PLAIN_KEYS: Mapping[str, tuple[str, ...]] = {
+    "openai": ("OPENAI_API_KEY",),
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "gemini": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+    "mistral": ("MISTRAL_API_KEY",),
+    "deepseek": ("DEEPSEEK_API_KEY",),
+    "xai": ("XAI_API_KEY",),
+    "groq": ("GROQ_API_KEY",),
+    "openrouter": ("OPENROUTER_API_KEY",),
+}
+
+
 def missing_key(model: str, params: Mapping[str, Any] | None = None) -> str | None:
     """The environment variables without which no call can succeed, as words; None where nothing is missing."""
+    if keys := PLAIN_KEYS.get(model.partition("/")[0]):
+        return None if any(os.environ.get(key) for key in keys) else " or ".join(keys)
     name, base = provider(model), (params or {}).get("api_base")
     if name in FREE_PROVIDERS:
         return None  # has a default address and no key
@@ -115,8 +130,7 @@ def missing_key(model: str, params: Mapping[str, Any] | None = None) -> str | No
     missing = list(_litellm().validate_environment(model, api_base=base)["missing_keys"])
     if base:
         missing = [variable for variable in missing if not variable.endswith("_API_BASE")]
-    joint = " or " if name == "gemini" else " and "  # it reads either of two
-    return joint.join(missing) or None
+    return " and ".join(missing) or None
 
 
 # Ways to be signed in that litellm's check does not see, though its calls do.
@@ -135,13 +149,13 @@ OTHER_CREDENTIALS: Mapping[str, tuple[str, ...]] = {
 
 def check(model: str, params: Mapping[str, Any] | None = None) -> None:
     """Nothing, where a call could be sent. UsageError: an unknown name, a missing key, a key among the parameters."""
-    name = provider(model)
     refuse_secrets(params or {}, f"parameters of {model}")
     if taken := sorted(OURS & set(params or {})):
         raise UsageError(f"parameters of {model}: {taken[0]!r} is the harness's to set; leave it out")
     if missing := missing_key(model, params):
         hint = ""
-        if name == "openai" and _custom_base(params):
+        is_openai = model.startswith("openai/") or ("/" not in model and provider(model) == "openai")
+        if is_openai and _custom_base(params):
             hint = "; a local server that needs no key still wants one set: OPENAI_API_KEY=anything"
         raise MissingKey(f"model {model!r} needs {missing} in the environment{hint}", missing)
 
@@ -166,6 +180,29 @@ def _custom_base(params: Mapping[str, Any] | None) -> bool:
     return bool(
         (params or {}).get("api_base") or os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_BASE")
     )
+
+
+# Where a model is asked that nobody says otherwise of, and how to say otherwise; litellm knows the other hosts itself.
+HOSTS: Mapping[str, str] = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com",
+    "gemini": "https://generativelanguage.googleapis.com",
+    "openrouter": "https://openrouter.ai/api/v1",
+    "ollama": "http://localhost:11434",
+    "ollama_chat": "http://localhost:11434",
+}
+
+
+def address(model: str, params: Mapping[str, Any] | None = None) -> str:
+    """Where calls to this model go, without credentials: a URL, or the provider's name where nothing else is known."""
+    name = provider(model)
+    variables = [f"{name.removesuffix('_chat').upper()}_{suffix}" for suffix in ("BASE_URL", "API_BASE")]
+    told = [(params or {}).get("api_base"), *(os.environ.get(variable) for variable in variables)]
+    known = _litellm().get_llm_provider(model)[3]
+    url = str(next(filter(None, (*told, HOSTS.get(name), known)), name))
+    scheme, mark, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}".rstrip("/")
 
 
 @functools.cache

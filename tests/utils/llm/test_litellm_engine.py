@@ -24,7 +24,7 @@ from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.llm import litellm_engine as engine
 from utils.llm.base import DEFAULT_MAX_TOKENS, LLM, Unusable, token_ceiling
-from utils.llm.connect import connect, provider_of
+from utils.llm.connect import connect, probe, provider_of
 from utils.llm.litellm_engine import EmbeddingModel, LiteLLMModel
 from utils.llm.resilience import Gate, Resilient, RetryPolicy, Throttled
 from utils.records import Accounts, Budget, Completion, Message, Request, Role, Spend, Usage
@@ -494,6 +494,74 @@ def test_a_local_server_is_told_how_to_go_without_a_key(monkeypatch: pytest.Monk
         engine.check("openai/gpt-4o-mini")
     with pytest.raises(UsageError, match="OPENAI_API_KEY=anything"):
         engine.check("openai/gpt-4o-mini", {"api_base": "http://127.0.0.1:1/v1"})
+
+
+def test_a_missing_key_is_said_without_litellm() -> None:
+    """Its import takes seconds."""
+    script = """
+        import sys
+        from utils.errors import MissingKey
+        from utils.llm import litellm_engine
+        for model in ("openai/gpt-4o-mini", "anthropic/claude-haiku-4-5", "gemini/gemini-2.5-flash"):
+            try:
+                litellm_engine.check(model)
+            except MissingKey as error:
+                print(error.variables)
+        assert "litellm" not in sys.modules
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
+    )
+    assert (done.stdout.split("\n"), done.stderr) == (
+        ["OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GOOGLE_API_KEY or GEMINI_API_KEY", ""],
+        "",
+    )
+
+
+@pytest.mark.parametrize(("model", "variables"), engine.PLAIN_KEYS.items())
+def test_litellm_wants_the_same_keys(model: str, variables: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in variables:
+        monkeypatch.delenv(variable, raising=False)
+    assert set(engine._litellm().validate_environment(f"{model}/x")["missing_keys"]) == set(variables)
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "where"),
+    [
+        ("openai/gpt-4o-mini", {}, "https://api.openai.com/v1"),
+        ("gpt-4o-mini", {}, "https://api.openai.com/v1"),
+        ("anthropic/claude-haiku-4-5", {}, "https://api.anthropic.com"),
+        ("mistral/mistral-small-latest", {}, "https://api.mistral.ai/v1"),
+        ("openai/mine", {"api_base": "http://me:secret@10.0.0.1:8000/v1/?key=abc"}, "http://10.0.0.1:8000/v1"),
+        ("bedrock/anthropic.claude-3-haiku-20240307-v1:0", {}, "bedrock"),
+    ],
+)
+def test_an_address_is_known_beforehand_and_holds_no_secret(model: str, params: dict[str, Any], where: str) -> None:
+    assert engine.address(model, params) == where
+
+
+def test_a_probe_is_one_real_call(server: OpenAIServer) -> None:
+    found = probe("openai/gpt-4o-mini", {"max_tokens": 9})
+    assert (found.address, found.answer.text) == (server.url, "The answer is 4.")
+    assert found.answer.cost_usd == pytest.approx(
+        found.answer.usage.tokens_in * 0.15e-6 + found.answer.usage.tokens_out * 0.6e-6
+    )
+    assert (len(server.requests), server.requests[0]["max_tokens"]) == (1, 9)
+    simulated = probe("sim/standard", {})
+    assert simulated.address == "this machine (simulated)"
+    assert simulated.answer.text
+
+
+def test_a_probe_that_is_refused_says_why(server: OpenAIServer) -> None:
+    server.settings.key = "another"
+    with pytest.raises(CallError) as caught:
+        probe("openai/gpt-4o-mini", {})
+    assert caught.value.kind is ErrorKind.AUTH
 
 
 def test_a_key_is_no_parameter() -> None:
