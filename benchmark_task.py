@@ -70,6 +70,7 @@ logger = logging.getLogger("benchmark")
 
 SIMULATED = "sim/"  # what the names of simulated models begin with
 VERSIONED = ("litellm", "datasets", "numpy", "optuna")
+NOMINAL = Extent(train=50, validation=50)  # rows, where it only matters whether an optimizer asks at all
 DEMO_FRAME = 60  # characters that a template puts around a demo
 
 
@@ -455,6 +456,13 @@ def price(model: str, params: Mapping[str, Any]) -> tuple[float, float] | None:
     return litellm_engine.price(model)
 
 
+def scopes(spec: TaskSpec) -> frozenset[str]:
+    """The providers, at their addresses, that a task cannot do without: a refused key of one of them ends it."""
+    asks_editor = build_optimizer(spec).plan(NOMINAL, spec.budget).optimizer_calls[2] > 0
+    names = filter(None, (spec.model, spec.optimizer_model if asks_editor else "", spec.judge_model))
+    return frozenset(gate_name(name, spec.model_params) for name in names)
+
+
 # --------------------------------------------------------------------------- one optimization
 
 
@@ -694,6 +702,8 @@ def _failed(spec: TaskSpec, error: Exception, door: Door | None, paid: Spend) ->
         kind = ErrorKind.BAD_REQUEST
     message = redact(one_line(str(error))) or type(error).__name__
     known = isinstance(error, CallError | TaskError | UsageError)
+    refused = error.model if isinstance(error, CallError) else ""
+    scope = gate_name(refused, spec.model_params) if refused else ""
     return TaskResult(
         task_id=spec.task_id,
         status=Status.FAILED,
@@ -701,5 +711,7 @@ def _failed(spec: TaskSpec, error: Exception, door: Door | None, paid: Spend) ->
         seconds=round(door.elapsed_s, 3) if door else 0.0,
         simulated=spec.is_simulated,
         spent=Accounts(door.total.logical if door else Spend(), paid),
-        error=Failure(kind, message if known else f"{type(error).__name__}: {message}", redact(traceback.format_exc())),
+        error=Failure(
+            kind, message if known else f"{type(error).__name__}: {message}", redact(traceback.format_exc()), scope
+        ),
     )

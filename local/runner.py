@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmark_config import DEFAULTS
+from benchmark_task import scopes
 from local.checkpoint import Checkpoint
 from local.worker import CACHE, Order, work
 from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.bills import Bills
 from utils.errors import ErrorKind, UsageError
 from utils.llm.cache import AnswerStore
-from utils.llm.connect import provider_of
 from utils.records import Failure, Progress, Status, TaskResult, TaskSpec
 
 TICK_S = 0.1
@@ -125,6 +125,7 @@ class Runner:
     _waiting: deque[TaskSpec] = field(default_factory=deque)
     _workers: list[Worker] = field(default_factory=list)
     _interrupts: int = 0
+    _closed: set[str] = field(default_factory=set)  # providers, at their addresses, that answer nothing any more
     _barren: dict[str, int] = field(default_factory=dict)  # deaths in a row without a new answer
 
     def run(self, tasks: Sequence[TaskSpec], kind: Kind, created: str, states: dict[str, TaskState]) -> None:
@@ -234,9 +235,9 @@ class Runner:
             result = self._fail(worker.spec, worker.attempt, worker.doomed)
         if result is not None:
             self.watcher.finished(worker.spec, result)
-            if result.error and result.error.kind.stops_provider:
-                self._stop_provider(worker.spec, result.error)
-        elif not self.is_draining:
+            if result.error and result.error.scope:
+                self._close(result.error)
+        elif not self.is_draining and not self._is_closed(worker.spec):
             self._restart(worker)
         else:
             self.watcher.lost(worker.spec, "resumable")
@@ -261,19 +262,22 @@ class Runner:
 
     # ------------------------------------------------------------------ endings
 
-    def _stop_provider(self, spec: TaskSpec, failure: Failure) -> None:
-        """No call to this provider can succeed: its tasks fail now, with the same line, instead of one by one."""
-        provider = provider_of(spec.model)
-        doomed = [task for task in self._waiting if provider_of(task.model) == provider]
-        self.watcher.noted(f"{failure.kind}: {failure.message}; stopping the {len(doomed)} tasks of {provider!r} left")
-        for task in doomed:
-            self._waiting.remove(task)
-            attempt = Attempt(task.task_id, self._submission.number, "unsent")
-            self.watcher.finished(task, self._fail(task, attempt, failure))
-        peers = [worker for worker in self._workers if provider_of(worker.spec.model) == provider]
-        for worker in peers:
-            worker.doomed = worker.doomed or failure
-        self._drain(peers)
+    def _close(self, failure: Failure) -> None:
+        """A provider answers no call any more: what needs it is not started, or stops where it is; all resumable."""
+        if failure.scope in self._closed:
+            return
+        self._closed.add(failure.scope)
+        kept = [task for task in self._waiting if not self._is_closed(task)]
+        left_out = len(self._waiting) - len(kept)
+        self._waiting = deque(kept)
+        self.watcher.noted(
+            f"{failure.kind}: {failure.message}; {left_out} tasks that need {failure.scope} are not started, resume"
+            " when it is mended"
+        )
+        self._drain([worker for worker in self._workers if self._is_closed(worker.spec)])
+
+    def _is_closed(self, spec: TaskSpec) -> bool:
+        return bool(self._closed and self._closed & scopes(spec))
 
     def _end_overdue(self) -> None:
         for worker in self._workers:

@@ -123,11 +123,12 @@ class LocalVenue:
         """The commands that make sense now."""
         run_id = overview["run_id"]
         lines = [f"python check_results.py --run-id {run_id} --detailed{self.flags}"]
-        if overview["status"] == "failed":
-            lines.append(f"python run_benchmark.py --retry-failed-run-id {run_id}{self.flags}")
-        elif overview["status"] != "completed":
+        statuses = {task["status"] for task in overview["tasks"]}
+        if not statuses <= {"completed", "failed"}:
             more = " --run-max-cost USD" if spent_up else ""
             lines.append(f"python run_benchmark.py --resume-run-id {run_id}{more}{self.flags}")
+        if "failed" in statuses:
+            lines.append(f"python run_benchmark.py --retry-failed-run-id {run_id}{self.flags}")
         console.print("next: " + "\n      ".join(lines), highlight=False, soft_wrap=True)
 
 

@@ -193,6 +193,7 @@ class Door:
             except CallError as error:
                 # a refused key or an empty account is mended and tried again: not an outcome of this call
                 if error.kind.stops_provider:
+                    error.model = self._models[role].name
                     raise
                 answer = error
             finally:

@@ -74,7 +74,9 @@ class ErrorKind(StrEnum):
 
 
 class CallError(BenchmarkError):
-    """A model call that failed for good."""
+    """A model call that failed for good. `model` is set by the door where no further call of that model can succeed."""
+
+    model = ""
 
     def __init__(self, kind: ErrorKind, message: str, *, retry_after_s: float | None = None, attempts: int = 1) -> None:
         super().__init__(message)

@@ -473,6 +473,7 @@ class Failure:
     kind: ErrorKind
     message: str
     traceback: str = ""
+    scope: str = ""  # the provider (at its address) that answers no call any more, for whatever task; empty: none
 
 
 @dataclass(frozen=True)

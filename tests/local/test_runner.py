@@ -63,7 +63,7 @@ def test_a_task_past_its_timeout_fails_with_its_class(tmp_path: Path) -> None:
     (task,) = overview(tmp_path)["tasks"]
     assert task["error"]["class"] == ErrorKind.TIMEOUT
     assert "--task-timeout" in task["error"]["message"]
-    assert task["paid"]["usd"] == sum(entry.billed.usd or 0.0 for entry in entries(archive_of(tmp_path, "r"))) > 0
+    assert task["paid"]["usd"] == sum(entry.billed.usd or 0.0 for entry in entries(archive_of(tmp_path, "r")))
 
 
 def test_a_refused_key_stops_all_tasks_of_the_provider_at_once(tmp_path: Path) -> None:
@@ -72,10 +72,40 @@ def test_a_refused_key_stops_all_tasks_of_the_provider_at_once(tmp_path: Path) -
         assert run(tmp_path, f"{words} --max-concurrent 1 --seeds 1 2 3 --max-in-flight 2", server) == 1
         assert server.stats()["requests"] <= 2, "no call is sent after the refusal"
         found = overview(tmp_path)
-        assert {task["error"]["class"] for task in found["tasks"]} == {ErrorKind.AUTH}
+        assert statuses(found) == {"failed": 1, "pending": 8}
+        (refused,) = (task for task in found["tasks"] if task["error"])
+        assert refused["error"]["class"] == ErrorKind.AUTH
+        said = (tmp_path / "output.txt").read_text()
+        assert "8 tasks that need openai are not started" in said
+        assert "run r: interrupted, 0 of 9 tasks completed, 1 failed, 8 not started" in said
+        assert "--resume-run-id r" in said
         server.settings.key = ""
-        assert run(tmp_path, "--retry-failed-run-id r", server) in (0, 1)
+        assert run(tmp_path, "--retry-failed-run-id r", server) == 1, "the others are not done"
+        assert run(tmp_path, "--resume-run-id r", server) == 0
         assert statuses(overview(tmp_path))["completed"] == len(found["tasks"])
+
+
+def test_a_key_refused_for_the_optimizer_model_ends_what_uses_it_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OpenAIServer(key="another") as editor, OpenAIServer() as server:
+        monkeypatch.setenv("HOSTED_VLLM_API_BASE", editor.url)
+        monkeypatch.setenv("HOSTED_VLLM_API_KEY", "wrong")
+        words = SMALL.replace("no_op", "random_paraphrase no_op") + " --optimizer-model hosted_vllm/editor"
+        assert run(tmp_path, f"{words} --max-concurrent 1 --seeds 1 2 --budget 60", server) == 1
+        found = overview(tmp_path)
+        ended = [(task["optimizer"], task["status"]) for task in found["tasks"]]
+        assert ended == [
+            ("random_paraphrase", "failed"),
+            ("random_paraphrase", "pending"),
+            ("no_op", "completed"),
+            ("no_op", "completed"),
+        ]
+        assert found["tasks"][0]["error"]["class"] == ErrorKind.AUTH
+        assert "1 not started" in (tmp_path / "output.txt").read_text()
+        editor.settings.key = ""
+        assert run(tmp_path, "--resume-run-id r", server) == 1, "what failed is for a retry"
+        assert statuses(overview(tmp_path)) == {"completed": 3, "failed": 1}
 
 
 def test_the_limit_of_a_run_is_kept_and_ends_with_exit_code_3(tmp_path: Path) -> None:

@@ -391,6 +391,10 @@ def _title(overview: Row) -> Text:
     words = f", {counts.count('completed')} of {len(counts)} tasks completed"
     failed = counts.count("failed")
     words += f", {failed} failed" if failed else ""
+    if overview["status"] == "interrupted":
+        begun = sum(task["status"] == "pending" and task["attempts"] > 0 for task in tasks)
+        parts = ((begun, "unfinished"), (counts.count("pending") - begun, "not started"))
+        words += "".join(f", {count} {word}" for count, word in parts if count)
     words += f", {cost(tasks)}"
     return Text.assemble((f"run {printable(overview['run_id'])}", "bold"), ": ", status, words)
 
