@@ -66,6 +66,18 @@ ERRORS: Mapping[str, tuple[int, str, str, str]] = {  # fault -> status, type, co
         "The engine is currently overloaded, please try again later.",
     ),
     "bad_request": (400, "invalid_request_error", "invalid_value", "Invalid value for 'messages'."),
+    "no_logprobs": (
+        400,
+        "invalid_request_error",
+        "unsupported_parameter",
+        "'logprobs' is not supported with this model.",
+    ),
+    "no_schema": (
+        400,
+        "invalid_request_error",
+        "unsupported_parameter",
+        "'response_format' of type 'json_schema' is not supported with this model.",
+    ),
     "not_found": (404, "invalid_request_error", "model_not_found", "The model does not exist."),
     "context_length": (
         400,
@@ -80,6 +92,7 @@ ERRORS: Mapping[str, tuple[int, str, str, str]] = {  # fault -> status, type, co
         "Your request was rejected as a result of our safety system.",
     ),
 }
+UNSUPPORTED = {"no_logprobs": "logprobs", "no_schema": "response_format"}  # strike only a body that has it
 BODIES = ("malformed", "truncated", "hang", "drop")  # faults of the transport: the bytes of an answer are wrong
 # whole answers, of an unusual shape
 SHAPES = ("filtered", "null", "empty", "length", "cut", "no_usage", "odd_usage", "no_choices")
@@ -237,6 +250,8 @@ class App:
         ledger.early_sends += ledger.pause[0] <= time.monotonic() < ledger.pause[1]
         rng = random.Random(f"{self.settings.seed}|{digest}|{attempt}")
         fault = self.draw(rng, digest, attempt)
+        if fault in UNSUPPORTED and UNSUPPORTED[fault] not in body:
+            fault = ""
         if self.settings.key and key_of(asked) != self.settings.key:
             fault = "auth"
         latency = rng.uniform(*self.settings.latency_s)

@@ -311,13 +311,39 @@ class LiteLLMModel(_Model):
     def __init__(self, name: str, params: Mapping[str, Any] | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__(name, params, timeout_s=timeout_s)
         self._told: set[str] = set()  # parameters looked at for this model; those dropped were logged
+        self._refused: set[str] = set()  # of DISPENSABLE, by the server
 
     async def complete(self, request: Request) -> Completion:
+        while True:
+            without = frozenset(self._refused)
+            try:
+                return await self._complete(request)
+            except CallError as error:
+                if not self._goes_without(error, request, without):
+                    raise
+
+    def _goes_without(self, error: CallError, request: Request, without: frozenset[str]) -> bool:
+        """True where the server refused a parameter that the call, sent `without` others, can do without as well.
+
+        From now on it is left out.
+        """
+        if error.kind is not ErrorKind.BAD_REQUEST:
+            return False
+        named = {name for name in DISPENSABLE if name in error.message}
+        asked = {"response_format"} if request.schema is not None else request.params.keys() - self.params.keys()
+        refused = (named & asked) - without
+        if fresh := refused - self._refused:  # of calls in flight together the first to come back tells
+            log.warning("model %s refuses %s: left out of its calls", self._name, ", ".join(sorted(fresh)))
+            self._refused |= fresh | ({"logprobs", "top_logprobs"} if "logprobs" in fresh else set())
+        return bool(refused)
+
+    async def _complete(self, request: Request) -> Completion:
         params = _effective(self.params, request.params)
         messages = [{"role": message.role, "content": _sendable(message.content)} for message in request.messages]
         self._leave_out(params)
         if request.schema is not None and "response_format" not in params and self._takes_schema:
             params["response_format"] = _response_format(request.schema)
+        params = {name: value for name, value in params.items() if name not in self._refused}
         call = _litellm().acompletion(**params, **self._common(), messages=messages)
         answer, latency_s = await self._send(call, request)
         return _completion(answer, self.ceiling(request)[0], self._name, latency_s)
@@ -347,6 +373,10 @@ class LiteLLMModel(_Model):
         self._told |= params.keys()
         if dropped:
             log.warning("model %s does not take %s: left out of its calls", self._name, ", ".join(sorted(dropped)))
+
+
+# What the harness asks for by itself and can do without: entropies come from samples then, replies are parsed as text.
+DISPENSABLE = ("logprobs", "top_logprobs", "response_format")
 
 
 def takes_temperature(model: str, params: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import aclosing, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -798,3 +799,30 @@ def test_import_brings_no_opik_and_asks_no_network() -> None:
 )
 def test_some_models_are_never_asked_at_temperature_0(model: str, params: dict[str, Any], takes: bool) -> None:
     assert engine.takes_temperature(model, params) is takes
+
+
+@pytest.mark.parametrize(
+    ("fault", "request_", "name"),
+    [
+        ("no_logprobs", replace(HELLO, params={"logprobs": True, "top_logprobs": 5}), "logprobs"),
+        ("no_schema", replace(HELLO, schema={"type": "object", "properties": {}}), "response_format"),
+    ],
+)
+def test_a_server_that_refuses_what_can_be_done_without_is_asked_without_it(
+    server: OpenAIServer, caplog: pytest.LogCaptureFixture, fault: str, request_: Request, name: str
+) -> None:
+    server.settings.lasting = {fault: 1.0}
+    model = LiteLLMModel("openai/gpt-4o-mini")
+    for _ in range(3):  # two at once, three times
+        assert all(answer.logprobs is None for answer in ask(model, request_, request_))
+    assert [name in body for body in server.requests] == [True, True, *[False] * 6], "it is tried once"
+    assert [line.getMessage() for line in caplog.records if "refuses" in line.getMessage()] == [
+        f"model openai/gpt-4o-mini refuses {name}: left out of its calls"
+    ]
+
+
+def test_what_the_user_asked_for_is_not_left_out(server: OpenAIServer) -> None:
+    server.settings.lasting = {"no_logprobs": 1.0}
+    error = fail(LiteLLMModel("openai/gpt-4o-mini", {"logprobs": True}))
+    assert error.kind is ErrorKind.BAD_REQUEST
+    assert len(server.requests) == 1
