@@ -15,6 +15,7 @@ import pytest
 
 import check_results
 import run_benchmark
+from tests.waiting import PATIENCE_S
 from utils.disk import DISK
 from utils.llm.resilience import Resilient
 
@@ -75,7 +76,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 def a_run(run_id: str, *words: str) -> None:
     """A finished run, made in a process of its own."""
     argv = [sys.executable, str(ROOT / "run_benchmark.py"), *command("--run-id", run_id, *words)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -350,7 +351,11 @@ def test_check_results_refuses_with_one_line(refused: Refused, argv: list[str], 
 )
 def test_refused_as_a_command_too(argv: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / argv[0]), *argv[1:]], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        [sys.executable, str(ROOT / argv[0]), *argv[1:]],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        cwd=tmp_path,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,9 @@ import pytest
 from rich.console import Console
 
 import check_results
+from tests.local.command import MODEL, start
+from tests.servers.openai_server import OpenAIServer
+from tests.waiting import PATIENCE_S, until
 from utils.report.tables import cost, results, runs_table, tasks_table
 
 ROOT = Path(check_results.__file__).parent
@@ -37,7 +39,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("good", [variant, "--models", "sim/standard", "--seeds", "1", "2"], 0),
         ("bad", ["--models", "sim/standard", "sim/refuses", "--model-params", "content_filter=1"], 1),
     ):
-        done = subprocess.run(command(folder, *grid, *more, "--run-id", run_id), capture_output=True, timeout=60)
+        done = subprocess.run(
+            command(folder, *grid, *more, "--run-id", run_id), capture_output=True, timeout=PATIENCE_S
+        )
         assert done.returncode == code
     return folder
 
@@ -158,34 +162,21 @@ def test_play_money_and_real_money_are_never_added_up(runs: Path) -> None:
 
 
 def test_watching_ends_with_the_run(tmp_path: Path) -> None:
-    grid = [
-        "--demo-datasets",
-        "gsm8k",
-        "--optimizers",
-        "no_op",
-        "--models",
-        "sim/slow",
-        "--test-mode",
-        "--seeds",
-        "1",
-        "2",
-    ]
-    running = subprocess.Popen(command(tmp_path, *grid, "--max-concurrent", "1", "--run-id", "slow"))
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "slow" / "started").is_dir():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    watching = [
-        sys.executable,
-        str(ROOT / "check_results.py"),
-        "--run-id",
-        "slow",
-        "--watch",
-        "--checkpoint-dir",
-        tmp_path,
-    ]
-    watched = subprocess.run(watching, capture_output=True, text=True, timeout=60)
-    assert running.wait(timeout=30) == 0
-    assert watched.returncode == 0
-    assert watched.stdout.count("run slow: running") >= 1
-    assert "run slow: completed, 2 of 2 tasks completed" in watched.stdout
+    with OpenAIServer() as server:
+        server.gate.hold()
+        words = f"--data sample --demo-datasets gsm8k --optimizers no_op --models {MODEL} --test-mode --seeds 1 2"
+        running = start(tmp_path, f"{words} --max-concurrent 1 --run-id slow --yes", server)
+        until(lambda: server.gate.held)
+        watching = [sys.executable, str(ROOT / "check_results.py"), "--run-id", "slow", "--watch"]
+        with subprocess.Popen(
+            [*watching, "--checkpoint-dir", str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as watched:
+            assert watched.stdout
+            shown = ""
+            while "run slow: running" not in shown:
+                shown += watched.stdout.read(1) or pytest.fail(f"it ended: {shown}")
+            server.gate.open()
+            assert running.wait(PATIENCE_S) == 0
+            shown += watched.communicate(timeout=PATIENCE_S)[0]
+        assert watched.returncode == 0
+        assert "run slow: completed, 2 of 2 tasks completed" in shown

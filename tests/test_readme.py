@@ -22,6 +22,7 @@ from benchmark_config import DATASETS, OPTIMIZERS, Settings
 from benchmark_task import Place, attempt, expand
 from tests.modal_utils.command import cloud
 from tests.servers.opik_server import OpikServer
+from tests.waiting import PATIENCE_S
 from utils.archive import Attempt, local_archive
 from utils.dataset_specs.base import check_prompt, load_splits
 from utils.records import Status
@@ -171,7 +172,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (folder / name).write_text(text, encoding="utf-8")
     demo = "--run-id demo --data sample --test-mode --demo-datasets gsm8k --optimizers no_op --models sim/standard"
     typed = [sys.executable, ROOT / "run_benchmark.py", *shlex.split(demo)]
-    subprocess.run(typed, cwd=folder, check=True, capture_output=True, timeout=60)
+    subprocess.run(typed, cwd=folder, check=True, capture_output=True, timeout=PATIENCE_S)
     return folder
 
 
@@ -199,7 +200,7 @@ def test_a_command_of_the_page_works(
     with OpikServer(strict=True) as opik:
         if "--push-traces" in argv:
             environment |= {"OPIK_URL_OVERRIDE": opik.url, "OPIK_CONFIG_PATH": os.devnull}
-        done = subprocess.run(typed, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(typed, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     may_fail = "shaky" in line  # shows what a failure looks like
     assert done.returncode in ((0, 1) if may_fail else (0,)), done.stdout + done.stderr
 

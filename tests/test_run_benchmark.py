@@ -17,6 +17,7 @@ import typer
 import run_benchmark
 from benchmark_config import DEFAULTS, OPTIMIZERS, Settings
 from benchmark_task import Launch
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(run_benchmark.__file__).parent
 QUICK = ["--data", "sample", "--test-mode"]
@@ -28,7 +29,7 @@ SPEND = {"task_calls", "optimizer_calls", "judge_calls", "tokens_in", "tokens_ou
 def run(folder: Path, *words: str, code: int = 0) -> str:
     """What the command says on stdout, as a process of its own."""
     argv = [sys.executable, str(ROOT / "run_benchmark.py"), *words, "--checkpoint-dir", str(folder)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, stdin=subprocess.DEVNULL)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
@@ -136,7 +137,7 @@ def test_the_defaults_that_help_states_are_those_that_hold() -> None:
 @pytest.mark.parametrize("script", ["run_benchmark", "check_results"])
 def test_help_imports_nothing_heavy(script: str) -> None:
     code = f"import sys, {script}\n{script}.cli(['--help'])\nprint('\\n'.join(sys.modules), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S)
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
     assert "--checkpoint-dir" in done.stdout
     assert not loaded & {

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.errors import CallError
@@ -53,7 +53,6 @@ ANSWERS = st.one_of(
     st.text(st.characters(categories=["Cs", "Cc", "Nd", "Po"])),
     st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join),
 )
-SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first call imports a library
 
 
 def example_of(name: str) -> Example:
@@ -86,7 +85,6 @@ def test_every_metric_module_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-@SETTINGS
 @given(answer=ANSWERS)
 def test_any_answer_has_a_score_in_bounds(name: str, answer: str) -> None:
     score = plain(name)(example_of(name), answer)
@@ -96,7 +94,6 @@ def test_any_answer_has_a_score_in_bounds(name: str, answer: str) -> None:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-@SETTINGS
 @given(target=st.text(), answer=ANSWERS)
 def test_any_target_is_borne(name: str, target: str, answer: str) -> None:
     assert 0 <= plain(name)(Example("row-1", {}, target), answer).value <= 1
@@ -109,7 +106,6 @@ def test_the_target_scores_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(PLAIN) - set(TARGETS)))
-@SETTINGS
 @given(target=st.text())
 def test_any_text_scores_one_against_itself(name: str, target: str) -> None:
     assert plain(name)(Example("row-1", {}, target), target).value == 1.0
@@ -130,7 +126,6 @@ def test_a_degenerate_answer_is_read_in_linear_time(name: str, piece: str) -> No
 
 
 @pytest.mark.parametrize("name", JUDGED)
-@SETTINGS
 @given(answer=ANSWERS)
 def test_a_judged_metric_can_ask_about_any_answer(name: str, answer: str) -> None:
     metric = judged(name)
@@ -141,7 +136,6 @@ def test_a_judged_metric_can_ask_about_any_answer(name: str, answer: str) -> Non
 
 
 @pytest.mark.parametrize("name", JUDGED)
-@SETTINGS
 @given(text=st.text())
 def test_a_judges_reply_is_a_score_in_bounds_or_a_failed_call(name: str, text: str) -> None:
     try:

@@ -136,7 +136,7 @@ def outcome(result: TaskResult) -> object:
 
 
 @ALL
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(budget=st.integers(min_value=10, max_value=500))
 def test_a_budget_is_never_exceeded(name: str, budget: int) -> None:
     model = Scripted(fickle)
@@ -147,7 +147,7 @@ def test_a_budget_is_never_exceeded(name: str, budget: int) -> None:
 
 
 @ALL
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(limit=st.floats(min_value=0.01, max_value=0.5), tokens=st.integers(min_value=2_000, max_value=200_000))
 def test_money_and_tokens_are_never_exceeded(name: str, limit: float, tokens: int) -> None:
     spec = replace(spec_of(name, 500), budget=Budget(500, 500, tokens, limit))
@@ -229,7 +229,7 @@ def test_malformed_replies_are_survived(name: str) -> None:
 
 
 @ALL
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(min_value=0, max_value=10_000), budget=st.integers(min_value=10, max_value=200))
 def test_the_final_prompt_is_never_worse_than_the_seed_on_validation(name: str, seed: int, budget: int) -> None:
     result, _ = run(spec_of(name, budget, seed), Scripted(fickle), Tape())
@@ -255,7 +255,7 @@ def test_every_scored_prompt_is_in_the_log(name: str) -> None:
 
 
 @ALL
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(budget=st.integers(min_value=10, max_value=500))
 def test_the_plan_is_never_exceeded(name: str, budget: int) -> None:
     spec = spec_of(name, budget)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers.openai_server import OpenAIServer
+from tests.waiting import PATIENCE_S
 from utils.archive import RunArchive, local_archive
 from utils.journal import Entry, Waste, read_lines
 
@@ -34,7 +35,7 @@ def start(folder: Path, words: str, server: OpenAIServer | None = None, **more: 
 
 def run(folder: Path, words: str, server: OpenAIServer | None = None) -> int:
     """The command, to its end; its exit code."""
-    return start(folder, words, server).wait(300)
+    return start(folder, words, server).wait(PATIENCE_S)
 
 
 def archive_of(folder: Path, run_id: str) -> RunArchive:

@@ -12,7 +12,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from benchmark_task import build_optimizer, load_work, run_task
 from tests.local.command import MODEL, ROOT, entries, environment
 from tests.models import Scripted
 from tests.servers.openai_server import OpenAIServer
+from tests.waiting import PATIENCE_S, until
 from utils.archive import RunArchive, local_archive
 from utils.door import Door
 from utils.errors import CallError, ErrorKind
@@ -114,12 +114,14 @@ def replayed(archive: RunArchive, spec: TaskSpec) -> tuple[TaskResult, Scripted]
 def test_a_run_killed_20_times_ends_as_its_journal_says_and_pays_no_answer_twice(tmp_path: Path) -> None:
     rng = random.Random(20)
     with OpenAIServer(answer=answering(), latency_s=(0.01, 0.06)) as server:
+        server.gate.hold()
         run = Run(tmp_path, server)
         kills, parent_kills = 0, 0
         while kills < KILLS:
-            goal = server.app.ledger.answered.total() + rng.randint(5, 30)
-            while server.app.ledger.answered.total() < goal and not run.is_over:
-                time.sleep(0.005)
+            goal = server.answered + rng.randint(5, 30)
+            # some more than the kill waits for: it strikes while answers come, and the run does not get away from it
+            server.gate.let(goal + IN_FLIGHT - server.answered - server.gate.places)
+            until(lambda goal=goal: server.answered >= goal or run.is_over)
             assert not run.is_over, f"over after {kills} kills: {(tmp_path / f'output-{run.starts}.txt').read_text()}"
             if parent_kills < KILLS // 3 and rng.random() < 0.4:
                 run.kill_parent()
@@ -127,7 +129,8 @@ def test_a_run_killed_20_times_ends_as_its_journal_says_and_pays_no_answer_twice
                 kills += 1
             else:
                 kills += run.kill_worker(rng)
-        assert run.process.wait(120) in (0, 1)
+        server.gate.open()
+        assert run.process.wait(PATIENCE_S) in (0, 1)
         stats = server.stats()
         requests_before = stats["requests"]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import time
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.local.command import MODEL, archive_of, entries, run, start, statuses, without_times
 from tests.servers.openai_server import OpenAIServer
+from tests.waiting import PATIENCE_S, until
 from utils.errors import ErrorKind
 from utils.report.tables import money
 
@@ -21,23 +22,32 @@ def overview(folder: Path, run_id: str = "r") -> dict:
     return json.loads((folder / run_id / "checkpoint.json").read_text())
 
 
-def await_answers(server: OpenAIServer, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while server.app.ledger.answered.total() < count:
-        assert time.monotonic() < deadline, "the run did not get going"
-        time.sleep(0.01)
+def interrupt(process: subprocess.Popen[str], folder: Path) -> None:
+    """The first Ctrl-C, until it was heard."""
+    process.send_signal(signal.SIGINT)
+    until(lambda: "stopping: waiting for the calls in flight" in (folder / "output.txt").read_text())
+
+
+def journalled(folder: Path) -> int:
+    return sum(1 for _ in entries(archive_of(folder, "r")))
 
 
 def test_first_interrupt_drains_and_the_run_is_resumable(tmp_path: Path) -> None:
-    with OpenAIServer(latency_s=(0.2, 0.3)) as server:
+    with OpenAIServer() as server:
+        server.gate.hold()
+        server.gate.let(3)
         process = start(tmp_path, f"{SMALL} --max-in-flight 5 --max-concurrent 1", server)
-        await_answers(server, 3)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
-        journalled = sum(1 for _ in entries(archive_of(tmp_path, "r")))
-        assert journalled == server.stats()["answered"], "every answered call was waited for and written down"
+        until(lambda: server.answered == 3 and server.gate.held == 5)
+        interrupt(process, tmp_path)
+        for count in range(4, 9):
+            server.gate.let(1)
+            until(lambda count=count: journalled(tmp_path) == count)
+        server.gate.open()
+        assert process.wait(PATIENCE_S) == 130
+        count = journalled(tmp_path)
+        assert count == server.answered, "every answered call was waited for and written down"
         found = overview(tmp_path)
-        assert (found["status"], found["tasks"][0]["paid"]["task_calls"]) == ("interrupted", journalled)
+        assert (found["status"], found["tasks"][0]["paid"]["task_calls"]) == ("interrupted", count)
         assert money(found["paid"]["usd"]) in (tmp_path / "output.txt").read_text()
         assert server.stats()["requests"] < 25
         assert run(tmp_path, "--resume-run-id r", server) == 0
@@ -46,20 +56,26 @@ def test_first_interrupt_drains_and_the_run_is_resumable(tmp_path: Path) -> None
 
 
 def test_second_interrupt_stops_at_once(tmp_path: Path) -> None:
-    with OpenAIServer(latency_s=(20, 20)) as server:
+    with OpenAIServer() as server:
+        server.gate.hold()
         process = start(tmp_path, SMALL, server)
-        while not server.app.ledger.in_flight:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        until(lambda: server.gate.held)
+        interrupt(process, tmp_path)
         assert process.poll() is None, "the first waits for what is in flight"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(PATIENCE_S) == 130
+        assert server.answered == 0
 
 
 def test_a_task_past_its_timeout_fails_with_its_class(tmp_path: Path) -> None:
-    words = SMALL.replace(MODEL, "sim/slow")
-    assert run(tmp_path, f"{words} --task-timeout 1 --max-in-flight 1 --max-concurrent 1") == 1
+    with OpenAIServer() as server:
+        server.gate.hold()
+        server.gate.let(3)
+        process = start(tmp_path, f"{SMALL} --max-in-flight 1", server)
+        until(lambda: journalled(tmp_path) == 3)
+        process.kill()
+        process.wait()
+        assert run(tmp_path, "--resume-run-id r --task-timeout 1", server) == 1
     (task,) = overview(tmp_path)["tasks"]
     assert task["error"]["class"] == ErrorKind.TIMEOUT
     assert "--task-timeout" in task["error"]["message"]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.local.command import ROOT
+from tests.waiting import PATIENCE_S
 
 METRIC = """
 import os, threading, time
@@ -32,7 +33,7 @@ def run(folder: Path, metric: str, run_id: str) -> subprocess.CompletedProcess[s
     )
     command = [sys.executable, str(ROOT / "run_benchmark.py"), *words.split()]
     environment = {**os.environ, "MY_JUDGE_TOKEN": "hush-hush-hush"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_a_thread_that_a_metric_leaves_behind_does_not_hold_its_worker(tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.servers.modal import Plane, running
+from tests.waiting import PATIENCE_S, until
 from utils.archive import RunArchive, local_archive
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ class Cloud:
     def run(self, *words: str, code: int | None = 0, cwd: Path = ROOT) -> str:
         """A command to its end: what it said."""
         process = self.start(*words, cwd=cwd)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE_S)
         assert code in (None, process.returncode), out + err + self.plane.logs()[-4000:]
         return out + err
 
@@ -66,7 +66,7 @@ class Cloud:
         """A command that is refused: the one line that says why. Nothing was submitted."""
         before = self._submitted
         process = self.start(*words, cwd=cwd, env=env)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 2, out + err
         (line,) = (line for line in err.splitlines() if not line.startswith("waiting for the first container"))
         assert line.startswith("error: ")
@@ -86,19 +86,20 @@ class Cloud:
     def look(self, run_id: str) -> Json:
         """The run as it is now."""
         process = self.start("check_results.py", "--modal", "--run-id", run_id, "--json")
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode in (0, 1), out + err
         overview: Json = json.loads(out)
         return overview
 
-    def wait(self, run_id: str, timeout_s: float = 180.0) -> Json:
+    def wait(self, run_id: str) -> Json:
         """The overview of a run once no container works on it."""
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            if not self.open_inputs:
-                return self.look(run_id)
-            time.sleep(0.3)
-        raise AssertionError(f"run {run_id} is not over after {timeout_s} s: {self.plane.logs()[-4000:]}")
+        until(lambda: not self.open_inputs, lambda: self.plane.logs()[-4000:])
+        return self.look(run_id)
+
+    @property
+    def interrupted(self) -> int:
+        """How many containers were told to leave a task, and have heard it."""
+        return self.plane.logs().count("the container must go")
 
     @property
     def open_inputs(self) -> int:
@@ -159,11 +160,3 @@ def outcomes(overview: Mapping[str, Any]) -> dict[str, Json]:
             kept[name] = kept[name] and kept[name]["logical"]
         found[task["task_id"]] = kept
     return found
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Wait for something to come true."""
-    end = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end, f"not so after {timeout_s} s"
-        time.sleep(0.02)

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,20 @@ from modal_utils import display
 from modal_utils.coordinator import ModalVenue
 from modal_utils.display import ModalLook, ModalRuns
 from tests.local.command import MODEL, entries, environment
-from tests.modal_utils.command import ROOT, Cloud, client_of, cloud, outcomes, statuses, until
+from tests.modal_utils.command import ROOT, Cloud, client_of, cloud, outcomes, statuses
 from tests.servers.openai_server import OpenAIServer
+from tests.waiting import PATIENCE_S, until
 from utils.archive import local_archive
 
 GRID = ["--data", "sample", "--test-mode", "--demo-datasets", "gsm8k", "--optimizers", "no_op", "--yes", "--models"]
 SEEDS = ["--seeds", "1", "2", "3", "4"]
+CALLS = 10  # of a task
 Shown = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer(answer="counter", latency_s=(0.1, 0.2)) as server:
+    with OpenAIServer(answer="counter") as server:
         yield server
 
 
@@ -40,10 +41,17 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, server: OpenAIServer) -> 
     keys = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": server.url}
     with cloud(tmp_path_factory.mktemp("plane"), secrets={"llm-api-keys": keys}) as deployed:
         deployed.submit(*GRID, "sim/standard", *SEEDS, "--run-id", "done")
+        deployed.wait("done")
+        cancel = {"at": "input", "action": "cancel", "function": "run_task", "after": 0.0}
+        deployed.plane.faults([{**cancel, "skip": 1, "times": 3}])
+        server.gate.hold()
+        server.gate.let(CALLS)
         deployed.submit(*GRID, MODEL, *SEEDS, "--run-id", "lost", "--max-concurrent", "1", "--max-in-flight", "1")
-        until(lambda: bool(deployed.archive("lost").blobs.list("results")))
-        deployed.plane.faults([{"at": "input", "action": "cancel", "function": "run_task", "after": 0.7, "times": 10}])
+        for number in (1, 2, 3):
+            until(lambda number=number: deployed.interrupted == number)
+            server.gate.let(1)  # what is in flight is answered
         until(lambda: not deployed.open_inputs)
+        server.gate.open()
         deployed.plane.faults([])
         yield deployed
 
@@ -66,11 +74,21 @@ def check(deployed: Cloud, *words: str, code: int = 0) -> str:
 # --------------------------------------------------------------------------- what is shown
 
 
-def test_a_watch_ends_when_every_task_is_final(deployed: Cloud, capsys: Shown) -> None:
-    words = ["--model-params", "realtime=true", "latency=0.3"]
-    deployed.submit(*GRID, "sim/standard", *SEEDS, *words, "--run-id", "watched", "--max-concurrent", "2")
+def test_a_watch_ends_when_every_task_is_final(deployed: Cloud, server: OpenAIServer, capsys: Shown) -> None:
+    looked: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looked.append(seconds)
+        if len(looked) == 1:
+            until(lambda: server.gate.held)
+        elif len(looked) == 2:  # it was seen at work
+            server.gate.open()
+            until(lambda: not deployed.open_inputs)
+
+    server.gate.hold()
+    deployed.submit(*GRID, MODEL, *SEEDS, "--run-id", "watched", "--max-concurrent", "2")
     with client_of(deployed.plane):
-        assert watch_run(looks().open("watched"), detailed=False, as_json=False, sleep=lambda s: time.sleep(0.3)) == 0
+        assert watch_run(looks().open("watched"), detailed=False, as_json=False, sleep=sleep) == 0
     out, err = capsys.readouterr()
     shown = re.findall(r"run watched: (\w+), (\d) of 4", out)
     assert shown[-1] == ("completed", "4")
@@ -111,7 +129,7 @@ def test_every_task_has_a_link_to_its_log(deployed: Cloud) -> None:
 def test_modals_own_command_shows_the_same(deployed: Cloud, words: tuple[str, ...]) -> None:
     ours = deployed.start("check_results.py", "--modal", *words)
     theirs = deployed.start("-m", "modal", "run", "check_results.py", *words)
-    (out, err), (modal_out, modal_err) = ours.communicate(timeout=60), theirs.communicate(timeout=60)
+    (out, err), (modal_out, modal_err) = ours.communicate(timeout=PATIENCE_S), theirs.communicate(timeout=PATIENCE_S)
     assert (err, ours.returncode) == ("", theirs.returncode)
     assert "Traceback" not in modal_err
     assert out.strip() in modal_out

@@ -15,8 +15,9 @@ import pytest
 from modal_utils.worker_core import COMMIT_EVERY_S
 from tests.local.command import MODEL, entries
 from tests.local.test_kill import answering, replayed
-from tests.modal_utils.command import Cloud, cloud, statuses, until
+from tests.modal_utils.command import Cloud, cloud, statuses
 from tests.servers.openai_server import OpenAIServer
+from tests.waiting import until
 from utils.archive import RunArchive
 from utils.records import Status
 
@@ -60,12 +61,12 @@ def strike(function: str = "run_task", **rule: Any) -> dict[str, Any]:
 
 def finish(deployed: Cloud, run_id: str, resumes: int = 4) -> dict[str, Any]:
     """The run once every task is final, resumed at most so often."""
-    overview = deployed.wait(run_id, 600)
+    overview = deployed.wait(run_id)
     for _ in range(resumes):
         if set(statuses(overview)) <= FINAL:
             return overview
         deployed.submit("--resume-run-id", run_id)
-        overview = deployed.wait(run_id, 600)
+        overview = deployed.wait(run_id)
     assert set(statuses(overview)) <= FINAL, statuses(overview)
     return overview
 
@@ -157,7 +158,7 @@ def test_a_crash_costs_no_more_than_the_answers_since_the_last_commit(deployed: 
     before = struck(deployed, "crash")
     deployed.plane.faults([strike(action="crash", after=2.5 * COMMIT_EVERY_S)])
     submit(deployed, "crashed", "--demo-datasets gsm8k --optimizers hill_climb --seeds 1 --budget 1000")
-    until(lambda: struck(deployed, "crash") > before, 120)
+    until(lambda: struck(deployed, "crash") > before)
     given = int(server.stats()["answered"])
     overview = finish(deployed, "crashed", resumes=0)
     archive = deployed.archive("crashed")

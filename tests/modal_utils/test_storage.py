@@ -27,6 +27,7 @@ from modal_utils.storage import (
 )
 from tests.modal_utils.command import client_of
 from tests.servers.modal import Plane, running
+from tests.waiting import PATIENCE_S
 from utils.archive import Attempt, Blobs, Folder, RunArchive
 from utils.disk import Disk
 from utils.records import Status, StopReason, TaskResult, TaskSpec
@@ -118,7 +119,7 @@ def test_of_many_writers_at_once_one_creates_a_file(fresh: Callable[[], Blobs]) 
     ready = threading.Barrier(writers)
 
     def create(content: bytes) -> bytes:
-        ready.wait(timeout=120)
+        ready.wait(timeout=PATIENCE_S)
         try:
             blobs.create("submissions/1.json", content)
         except FileExistsError:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.modal_utils.command import Cloud, cloud, statuses, until
+from tests.modal_utils.command import Cloud, cloud, statuses
 from tests.servers.opik_server import OpikServer
 from tests.utils.tracing.runs import RUN, Run, assert_whole, billed_in, held
+from tests.waiting import until
 from utils.archive import local_archive
 
 GRID = (

@@ -62,7 +62,7 @@ def test_a_uniform_one_is_greater_with_the_chance_of_a_failure(a: float, b: floa
     assert exceeds(1.0, 1.0, a, b) == pytest.approx(b / (a + b), abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(a1=counts, b1=counts, a2=counts, b2=counts)
 def test_all_symmetric_forms_agree(a1: float, b1: float, a2: float, b2: float) -> None:
     chance = exceeds(a1, b1, a2, b2)

@@ -104,7 +104,7 @@ def test_linear_then_tpe_then_random_over_40_seeds(landscape: Callable[[int], Tr
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(size=st.integers(2, 30), low=st.integers(1, 4), extra=st.integers(0, 5), seed=st.integers(0, 2**32))
 def test_sets_are_within_bounds_and_repeat_nobody(kind: str, size: int, low: int, extra: int, seed: int) -> None:
     low = min(low, size)

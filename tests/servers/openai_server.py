@@ -6,7 +6,9 @@
     with spawned("--answer", "counter", "--latency", "0.05") as url:                                     # a process
         ...  stats(url), reset(url)
 
-    python tests/servers/openai_server.py --port 0 --ready-file F --fault rate_limit=0.1 --fault drop=0.02
+    python -m tests.servers.openai_server --port 0 --ready-file F --fault rate_limit=0.1 --fault drop=0.02
+
+    server.gate.hold(), server.gate.let(3), server.gate.open()    # answers are held, and let through one by one
 
 It speaks POST .../chat/completions, .../embeddings, .../models, Anthropic's /v1/messages and Ollama's /api/generate and
 /api/chat; GET /stats, GET /answered and POST /reset are its own. Standard library only; HTTP/1.1 with keep-alive over
@@ -32,9 +34,7 @@ import json
 import math
 import random
 import re
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -44,6 +44,9 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+
+from tests.servers.process import serving
+from tests.waiting import PATIENCE_S
 
 Json = dict[str, Any]
 Answer = str | Callable[[Json], Any]  # a spec, or body -> text, None (null content) or a whole message
@@ -169,6 +172,43 @@ class Ledger:
         }
 
 
+class Gate:
+    """Where answers wait until a test lets them through; it stands open at first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.places = math.inf  # answers that may still go out
+        self.held = 0  # answers that wait now
+
+    def hold(self) -> None:
+        """From now on nothing is answered."""
+        with self._lock:
+            self.places = 0
+
+    def let(self, count: float) -> None:
+        """So many more are answered."""
+        with self._lock:
+            self.places += count
+
+    def open(self) -> None:
+        """Everything is answered."""
+        self.let(math.inf)
+
+    async def passed(self, reader: asyncio.StreamReader) -> None:
+        """Returns when this answer is let through, or when nobody waits for it any more."""
+        self.held += 1
+        while not reader.at_eof() and not self._takes_place():
+            await asyncio.sleep(0.005)
+        self.held -= 1
+
+    def _takes_place(self) -> bool:
+        with self._lock:
+            if self.places < 1:
+                return False
+            self.places -= 1
+            return True
+
+
 @dataclass(frozen=True)
 class Asked:
     """One HTTP request, read whole."""
@@ -182,13 +222,14 @@ class Asked:
 class App:
     """Settings and ledger, and the answer to each request."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings
         self.ledger = Ledger()
+        self.gate = Gate()
+        self.clock = clock
         self.counter = 0  # of answers, over resets: no two answers of one process are alike
         self.seen: list[tuple[str, Json, Mapping[str, str]]] = []  # path, body, headers
         self.keep_seen = False
-        self.is_held = False  # no answer is written; set from any thread
 
     def reset(self) -> None:
         """A fresh ledger; what is in flight stays in flight."""
@@ -245,9 +286,9 @@ class App:
         ledger = self.ledger
         attempt = ledger.tries[digest]
         ledger.tries[digest] += 1
-        if time.monotonic() < ledger.barred.pop(digest, -math.inf):
+        if self.clock() < ledger.barred.pop(digest, -math.inf):
             ledger.early_retries += 1
-        ledger.early_sends += ledger.pause[0] <= time.monotonic() < ledger.pause[1]
+        ledger.early_sends += ledger.pause[0] <= self.clock() < ledger.pause[1]
         rng = random.Random(f"{self.settings.seed}|{digest}|{attempt}")
         fault = self.draw(rng, digest, attempt)
         if fault in UNSUPPORTED and UNSUPPORTED[fault] not in body:
@@ -262,8 +303,7 @@ class App:
             latency = self.settings.hang_s
         if latency > 0 and fault not in ("rate_limit", "quota", "auth"):
             await until_closed(reader, latency)
-        while self.is_held and not reader.at_eof():
-            await asyncio.sleep(0.005)
+        await self.gate.passed(reader)
         if reader.at_eof() or writer.is_closing():
             ledger.abandoned += 1
             return False
@@ -295,7 +335,7 @@ class App:
         wait_s = self.settings.retry_after_s
         if fault in ("rate_limit", "overloaded") and wait_s is not None:
             headers = retry_after(wait_s, self.settings.retry_after_form)
-            now = time.monotonic()
+            now = self.clock()
             self.ledger.barred[digest] = now + wait_s
             self.ledger.pause = max(self.ledger.pause, (now + wait_s / 2, now + wait_s), key=lambda pause: pause[1])
         # Real providers repeat the refused key in their message; a client that shows it leaks it.
@@ -527,8 +567,8 @@ class OpenAIServer:
     that came. Settings can be changed between requests through `settings`.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        self.app = App(Settings(**settings))
+    def __init__(self, clock: Callable[[], float] = time.monotonic, **settings: Any) -> None:
+        self.app = App(Settings(**settings), clock)
         self.app.keep_seen = True
         self.port = 0
         self._ready = threading.Event()
@@ -547,16 +587,25 @@ class OpenAIServer:
 
     def __enter__(self) -> OpenAIServer:
         self._thread.start()
-        self._ready.wait(10)
+        self._ready.wait(PATIENCE_S)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
     @property
     def settings(self) -> Settings:
         return self.app.settings
+
+    @property
+    def gate(self) -> Gate:
+        return self.app.gate
+
+    @property
+    def answered(self) -> int:
+        """Answers given, each time that one was."""
+        return self.app.ledger.answered.total()
 
     @property
     def root(self) -> str:
@@ -579,11 +628,11 @@ class OpenAIServer:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """No answer is written as long as this lasts; those whose client is gone by then are never written."""
-        self.app.is_held = True
+        self.gate.hold()
         try:
             yield
         finally:
-            self.app.is_held = False
+            self.gate.open()
 
     def stats(self) -> Json:
         return stats(self.root)
@@ -598,35 +647,20 @@ class OpenAIServer:
 @contextlib.contextmanager
 def spawned(*arguments: str) -> Iterator[str]:
     """The server as a process of its own, started with these options; gives its URL, which ends in /v1."""
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder, "url")
-        command = [sys.executable, __file__, "--port", "0", "--ready-file", str(ready), *arguments]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            try:
-                yield _await_url(ready, process)
-            finally:
-                process.kill()
-
-
-def _await_url(ready: Path, process: subprocess.Popen[bytes], timeout_s: float = 20.0) -> str:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end and process.poll() is None:
-        if ready.exists() and (url := ready.read_text()).endswith("\n"):
-            return url.strip()
-        time.sleep(0.02)
-    raise RuntimeError(f"the server did not start; exit code {process.poll()}")
+    with serving("tests.servers.openai_server", "--port", "0", *arguments) as url:
+        yield url
 
 
 def stats(url: str) -> Json:
     """The ledger of the server at this URL (with or without /v1)."""
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/stats", timeout=10) as answer:
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/stats", timeout=PATIENCE_S) as answer:
         return dict(json.load(answer))
 
 
 def reset(url: str) -> None:
     """Empties the ledger of the server at this URL (with or without /v1)."""
     request = urllib.request.Request(url.removesuffix("/v1") + "/reset", data=b"", method="POST")
-    urllib.request.urlopen(request, timeout=10).close()
+    urllib.request.urlopen(request, timeout=PATIENCE_S).close()
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, Settings]:

@@ -9,11 +9,13 @@ import asyncio
 import json
 import os
 import signal
+import socketserver
 import subprocess
 import sys
 import textwrap
-import time
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from tests.servers.modal import Plane, running
 from tests.servers.modal.faults import Rule
 from tests.servers.modal.server import CHECKOUT
 from tests.servers.modal.settings import Settings
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     import modal
@@ -37,7 +40,7 @@ APP = """
     @app.function(
         image=image,
         volumes={"MOUNT": volume},
-        timeout=60,
+        timeout=3600,
         max_containers=2,
         retries=modal.Retries(max_retries=1, initial_delay=0.1, backoff_coefficient=1.0),
         secrets=[modal.Secret.from_name("rig-secret", required_keys=["RIG_KEY"])],
@@ -58,7 +61,7 @@ APP = """
 """
 
 WORK = """
-    import os, time
+    import os, socket
     from pathlib import Path
 
     RIG = Path("MOUNT")
@@ -68,7 +71,9 @@ WORK = """
         try:
             if spec.get("early"):
                 out.with_suffix(".early").touch()
-            time.sleep(spec.get("sleep", 0))
+            if "latch" in spec:
+                with socket.create_connection(("127.0.0.1", spec["latch"])) as held:
+                    held.recv(1)
             if spec.get("fail"):
                 raise ValueError(f"planned failure of {spec['id']}")
             if spec.get("reload"):
@@ -155,7 +160,7 @@ def command(plane: Plane, project: Path) -> Command:
             env={**os.environ, **plane.env, **env},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
 
     return run
@@ -167,8 +172,9 @@ def plane(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Iterator[P
         tmp_path_factory.mktemp("plane"),
         secrets={"rig-secret": {"RIG_KEY": "k"}},
         hide=[str(project)],
-        grace_s=2.0,
+        grace_s=PATIENCE_S,
         background_commit_s=0.5,
+        scaledown_s=PATIENCE_S,
     ) as plane:
         deployed = command(plane, project)("deploy", "rig_app.py")
         assert deployed.returncode == 0, deployed.stderr
@@ -211,15 +217,40 @@ def counted(plane: Plane, call_id: str) -> dict[str, Any]:
     return dict(found)
 
 
-def until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come to this in time"
-        time.sleep(0.05)
+class Latch(socketserver.ThreadingTCPServer):
+    """Holds the tasks that are given its port, until it is opened."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Held)
+        self.port = self.server_address[1]
+        self.came: list[object] = []  # one for each task that was held, whatever became of it
+        self.opened = threading.Event()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.opened.set()
+        self.shutdown()
+        self.server_close()
 
 
-def until_running(plane: Plane, call_id: str) -> None:
-    until(lambda: counted(plane, call_id)["state"] == "running")
+class Held(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        assert isinstance(self.server, Latch)
+        self.server.came.append(self)
+        self.server.opened.wait()
+
+
+@pytest.fixture
+def latch() -> Iterator[Latch]:
+    with Latch() as made:
+        yield made
+
+
+def container_of(plane: Plane, call_id: str) -> str:
+    [container] = [each["id"] for each in plane.state()["containers"] if each["call"] == call_id]
+    return str(container)
 
 
 # --------------------------------------------------------------------------- calls
@@ -234,14 +265,16 @@ def test_a_call_runs_with_its_package_its_secret_and_the_images_variables(plane:
 
 
 def test_results_are_fetched_by_id_and_containers_stay_within_their_limit(
-    plane: Plane, task: Any, client: modal.Client
+    plane: Plane, task: Any, client: modal.Client, latch: Latch
 ) -> None:
     import modal
 
-    ids = [task.spawn({"id": f"many-{i}", "sleep": 0.3}).object_id for i in range(5)]
+    ids = [task.spawn({"id": f"many-{i}", "latch": latch.port}).object_id for i in range(5)]
+    until(lambda: len(latch.came) == 2)
     with pytest.raises(TimeoutError):
         modal.FunctionCall.from_id(ids[-1], client=client).get(timeout=0)
-    results = [modal.FunctionCall.from_id(each, client=client).get(timeout=20) for each in ids]
+    latch.opened.set()
+    results = [modal.FunctionCall.from_id(each, client=client).get(timeout=PATIENCE_S) for each in ids]
     assert [result["id"] for result in results] == [f"many-{i}" for i in range(5)]
     assert max(function["peak_containers"] for function in plane.state()["functions"]) <= 2
 
@@ -251,54 +284,72 @@ def test_a_large_argument_takes_the_way_over_a_blob(plane: Plane, task: Any) -> 
         return await task.spawn.aio({"id": "large", "padding": "x" * 20_000})
 
     blobs = plane.state()["rpc_counts"].get("BlobCreate", 0)
-    assert asyncio.run(spawn()).get(timeout=20)["size"] == 20_000
+    assert asyncio.run(spawn()).get(timeout=PATIENCE_S)["size"] == 20_000
     assert plane.state()["rpc_counts"]["BlobCreate"] == blobs + 1
 
 
 def test_an_exception_comes_back_with_its_type_after_the_retry(plane: Plane, task: Any) -> None:
     call = task.spawn({"id": "failing", "fail": True})
     with pytest.raises(ValueError, match="planned failure of failing"):
-        call.get(timeout=20)
+        call.get(timeout=PATIENCE_S)
     found = counted(plane, call.object_id)
     assert (found["attempts"], found["lost"], found["retries"]) == (2, 0, 1)
 
 
 def test_a_variant_has_containers_of_its_own_and_is_found_by_its_id(
-    plane: Plane, task: Any, client: modal.Client
+    plane: Plane, task: Any, client: modal.Client, latch: Latch
 ) -> None:
     import modal
 
     variant = task.with_options(max_containers=1)
-    calls = [variant.spawn({"id": f"variant-{i}", "sleep": 0.2}) for i in range(3)]
+    calls = [variant.spawn({"id": f"variant-{i}", "latch": latch.port}) for i in range(3)]
+    until(lambda: latch.came)
     stats = modal.Function.from_id(variant.object_id, client=client).get_current_stats()
-    assert stats.backlog + stats.num_running_inputs == 3
-    assert len({call.get(timeout=20)["pid"] for call in calls}) == 1
+    assert (stats.backlog, stats.num_running_inputs) == (2, 1)
+    latch.opened.set()
+    assert len({call.get(timeout=PATIENCE_S)["pid"] for call in calls}) == 1
     assert variant.object_id != task.object_id
 
 
-def test_a_timeout_interrupts_the_function_and_is_raised(plane: Plane, task: Any) -> None:
+def test_a_timeout_interrupts_the_function_and_is_raised(plane: Plane, task: Any, latch: Latch) -> None:
     import modal
 
-    call = task.with_options(timeout=1, retries=0).spawn({"id": "slow", "sleep": 30})
+    call = task.with_options(timeout=3, retries=0).spawn({"id": "slow", "latch": latch.port})
     with pytest.raises(modal.exception.FunctionTimeoutError):
-        call.get(timeout=20)
+        call.get(timeout=PATIENCE_S)
     until((plane.volume("rig") / "slow.finally").exists)
     assert (plane.volume("rig") / "slow.KeyboardInterrupt").exists()
 
 
-def test_a_preempted_input_cleans_up_commits_and_runs_again(plane: Plane, task: Any) -> None:
-    plane.faults([{"at": "input", "action": "preempt", "after": 0.3, "contains": "preempted"}])
-    call = task.spawn({"id": "preempted", "sleep": 0.8})
-    assert call.get(timeout=20)["id"] == "preempted"
+def test_a_preempted_input_cleans_up_commits_and_runs_again(plane: Plane, task: Any, latch: Latch) -> None:
+    call = task.spawn({"id": "preempted", "latch": latch.port})
+    until(lambda: latch.came)
+    assert plane.kill(container_of(plane, call.object_id), "int") == 1
+    until(lambda: len(latch.came) == 2)
+    latch.opened.set()
+    assert call.get(timeout=PATIENCE_S)["id"] == "preempted"
     found = counted(plane, call.object_id)
     assert (found["attempts"], found["lost"], found["retries"]) == (2, 1, 0)
     assert (plane.volume("rig") / "preempted.KeyboardInterrupt").exists()
 
 
-def test_a_crashed_input_leaves_nothing_and_runs_again(plane: Plane, task: Any) -> None:
-    plane.faults([{"at": "input", "action": "crash", "after": 0.3, "contains": "crashed"}])
-    call = task.spawn({"id": "crashed", "sleep": 0.8})
-    assert call.get(timeout=20)["id"] == "crashed"
+@pytest.mark.parametrize("action", ["crash", "preempt"])
+def test_an_input_that_a_rule_strikes_runs_again(action: str, plane: Plane, task: Any, latch: Latch) -> None:
+    plane.faults([{"at": "input", "action": action, "after": 0.1, "contains": f"struck-{action}"}])
+    call = task.spawn({"id": f"struck-{action}", "latch": latch.port})
+    until(lambda: counted(plane, call.object_id)["lost"])
+    latch.opened.set()
+    assert call.get(timeout=PATIENCE_S)["id"] == f"struck-{action}"
+    assert counted(plane, call.object_id)["lost"] == 1
+    assert list(plane.volume("rig").glob("struck-crash.*Interrupt")) == []
+
+
+def test_a_crashed_input_leaves_nothing_and_runs_again(plane: Plane, task: Any, latch: Latch) -> None:
+    call = task.spawn({"id": "crashed", "latch": latch.port})
+    until(lambda: latch.came)
+    assert plane.kill(container_of(plane, call.object_id)) == 1
+    latch.opened.set()
+    assert call.get(timeout=PATIENCE_S)["id"] == "crashed"
     assert counted(plane, call.object_id)["lost"] == 1
     assert not list(plane.volume("rig").glob("crashed.*Interrupt"))
 
@@ -306,41 +357,34 @@ def test_a_crashed_input_leaves_nothing_and_runs_again(plane: Plane, task: Any) 
 def test_a_dropped_output_makes_the_input_run_twice(plane: Plane, task: Any) -> None:
     plane.faults([{"at": "output", "action": "drop_output", "contains": "dropped"}])
     call = task.spawn({"id": "dropped"})
-    assert call.get(timeout=20)["id"] == "dropped"
+    assert call.get(timeout=PATIENCE_S)["id"] == "dropped"
     assert counted(plane, call.object_id)["attempts"] == 2
 
 
-def test_a_cancelled_input_is_told_and_its_container_lives_on(plane: Plane, task: Any) -> None:
+def test_a_cancelled_input_is_told_and_its_container_lives_on(plane: Plane, task: Any, latch: Latch) -> None:
     import modal
 
-    before = task.remote({"id": "before"})["pid"]
-    call = task.spawn({"id": "cancelled", "sleep": 30})
-    until_running(plane, call.object_id)
+    only = task.with_options(max_containers=1)
+    before = only.remote({"id": "before"})["pid"]
+    call = only.spawn({"id": "cancelled", "latch": latch.port})
+    until(lambda: latch.came)
     call.cancel()
     with pytest.raises(modal.exception.RemoteError):
-        call.get(timeout=20)
-    assert task.remote({"id": "after", "write": "something"})["pid"] == before
+        call.get(timeout=PATIENCE_S)
+    assert only.remote({"id": "after", "write": "something"})["pid"] == before
     assert (plane.volume("rig") / "cancelled.InputCancellation").exists()
 
 
-def test_cancelling_with_its_container_runs_nothing_more(plane: Plane, task: Any) -> None:
+def test_cancelling_with_its_container_runs_nothing_more(plane: Plane, task: Any, latch: Latch) -> None:
     import modal
 
-    call = task.spawn({"id": "terminated", "sleep": 30})
-    until_running(plane, call.object_id)
+    call = task.spawn({"id": "terminated", "latch": latch.port})
+    until(lambda: latch.came)
     call.cancel(terminate_containers=True)
     with pytest.raises(modal.exception.RemoteError):
-        call.get(timeout=20)
+        call.get(timeout=PATIENCE_S)
     until(lambda: "cancelled" in [dead["why"] for dead in plane.state(full=True)["dead"]])
     assert not list(plane.volume("rig").glob("terminated.*"))
-
-
-def test_a_container_killed_from_outside_loses_its_input_to_another(plane: Plane, task: Any) -> None:
-    call = task.spawn({"id": "killed", "sleep": 0.8})
-    until_running(plane, call.object_id)
-    [container] = [each["id"] for each in plane.state()["containers"] if each["call"] == call.object_id]
-    assert plane.kill(container) == 1
-    assert call.get(timeout=20)["id"] == "killed"
 
 
 def test_a_function_that_cannot_start_fails_its_inputs(plane: Plane, run_modal: Command, client: modal.Client) -> None:
@@ -368,16 +412,20 @@ def test_a_full_queue_is_reported_at_once(plane: Plane, task: Any) -> None:
 def test_a_request_sent_again_is_one_call(plane: Plane, task: Any, carried_out: bool) -> None:
     calls = sum(plane.state()["inputs"].values())
     plane.faults([{"rpc": "FunctionMap", "status": "UNAVAILABLE", "carried_out": carried_out}])
-    assert task.spawn({"id": "again"}).get(timeout=20)["id"] == "again"
+    assert task.spawn({"id": "again"}).get(timeout=PATIENCE_S)["id"] == "again"
     assert sum(plane.state()["inputs"].values()) == calls + 1
 
 
-def test_a_delay_is_felt(plane: Plane, task: Any) -> None:
+def test_a_request_is_held_as_long_as_its_rule_is_in_force(plane: Plane, task: Any) -> None:
     task.hydrate()
-    plane.faults([{"rpc": "*", "delay": 0.3}])
-    began = time.monotonic()
-    task.spawn({"id": "delayed"}).get(timeout=20)
-    assert time.monotonic() - began >= 0.3
+    calls, asked = sum(plane.state()["inputs"].values()), plane.state()["rpc_counts"]["FunctionMap"]
+    plane.faults([{"rpc": "FunctionMap", "gathers": 2}])
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(task.remote, {"id": "held"})
+        until(lambda: plane.state()["rpc_counts"]["FunctionMap"] > asked)
+        assert sum(plane.state()["inputs"].values()) == calls
+        plane.faults([])
+        assert held.result()["id"] == "held"
 
 
 def test_an_unknown_app_function_or_secret_is_not_found(client: modal.Client) -> None:
@@ -428,12 +476,13 @@ def test_a_run_of_a_local_entrypoint_shows_its_logs_and_leaves_nothing(plane: Pl
     assert "APP_STATE_DEPLOYED" in [app["state"] for app in apps if app["name"] == "rig"]
 
 
-def test_a_redeploy_lets_running_inputs_finish(plane: Plane, task: Any, run_modal: Command) -> None:
-    call = task.spawn({"id": "old", "sleep": 2})
-    until_running(plane, call.object_id)
+def test_a_redeploy_lets_running_inputs_finish(plane: Plane, task: Any, run_modal: Command, latch: Latch) -> None:
+    call = task.spawn({"id": "old", "latch": latch.port})
+    until(lambda: latch.came)
     assert run_modal("deploy", "rig_app.py").returncode == 0
     new = task.remote({"id": "new"})["pid"]
-    old = call.get(timeout=20)["pid"]
+    latch.opened.set()
+    old = call.get(timeout=PATIENCE_S)["pid"]
     assert old != new
     assert counted(plane, call.object_id)["attempts"] == 1
     [app] = [app for app in plane.state()["apps"] if app["state"] == "APP_STATE_DEPLOYED" and app["name"] == "rig"]
@@ -490,9 +539,9 @@ def test_a_name_keeps_its_version(client: modal.Client) -> None:
 def test_the_last_writer_wins_and_a_reload_shows_it(plane: Plane, task: Any) -> None:
     if plane.volume_mode != "snapshot":
         pytest.skip("containers share the volume where they have no root of their own")
-    one, two = task.with_options(max_containers=1), task.with_options(max_containers=1, timeout=50)
+    one, two = task.with_options(max_containers=1), task.with_options(max_containers=1, timeout=3000)
     for call in [one.spawn({"id": "looking-1"}), two.spawn({"id": "looking-2"})]:
-        call.get(timeout=20)
+        call.get(timeout=PATIENCE_S)
     before = plane.state()["volumes"]["rig"]["conflicting_overwrites"]
     assert one.remote({"id": "w1", "write": "one"})["same"] == "one"
     assert two.remote({"id": "w2", "write": "two"})["same"] == "two"
@@ -506,8 +555,8 @@ def test_the_last_writer_wins_and_a_reload_shows_it(plane: Plane, task: Any) -> 
     assert (plane.volume("rig") / "same").read_text() == "three"
 
 
-def test_a_running_input_is_committed_in_the_background(plane: Plane, task: Any) -> None:
-    call = task.spawn({"id": "writing", "early": True, "sleep": 30})
+def test_a_running_input_is_committed_in_the_background(plane: Plane, task: Any, latch: Latch) -> None:
+    call = task.spawn({"id": "writing", "early": True, "latch": latch.port})
     until((plane.volume("rig") / "writing.early").exists)
     assert counted(plane, call.object_id)["state"] == "running"
     call.cancel(terminate_containers=True)
@@ -517,7 +566,7 @@ def test_a_reload_with_an_open_file_is_refused(plane: Plane, task: Any) -> None:
     if plane.volume_mode != "snapshot":
         pytest.skip("a volume that containers share is never reloaded")
     with pytest.raises(RuntimeError, match="open files"):
-        task.with_options(retries=0).remote({"id": "holding", "hold": True})
+        task.with_options(retries=0).remote({"id": "holding", "gathers": 2})
 
 
 # --------------------------------------------------------------------------- the server
@@ -536,7 +585,7 @@ def test_nothing_runs_where_no_container_may(tmp_path: Path, project: Path) -> N
             assert plane.state()["inputs"] == {"pending": 1}
             call.cancel()
             with pytest.raises(modal.exception.RemoteError):
-                call.get(timeout=5)
+                call.get(timeout=PATIENCE_S)
 
 
 def test_without_a_root_of_its_own_a_container_finds_its_volume_all_the_same(tmp_path: Path) -> None:
@@ -553,7 +602,7 @@ def test_without_a_root_of_its_own_a_container_finds_its_volume_all_the_same(tmp
     assert not (tmp_path / "project-mount").is_symlink()
 
 
-def test_no_process_outlives_the_test_that_started_it(tmp_path: Path) -> None:
+def test_no_process_outlives_the_test_that_started_it(tmp_path: Path, latch: Latch) -> None:
     project = write_project(tmp_path / "project")
     script = f"""
         import json, os, subprocess, sys, time
@@ -561,13 +610,14 @@ def test_no_process_outlives_the_test_that_started_it(tmp_path: Path) -> None:
         from tests.servers.modal import running
         with running(Path({str(tmp_path / "plane")!r}), secrets={{"rig-secret": {{"RIG_KEY": "k"}}}}) as plane:
             env = {{**os.environ, **plane.env}}
-            code = "import modal; modal.Function.from_name('rig', 'task').spawn({{'id': 'long', 'sleep': 60}})"
+            spec = {{"id": "long", "latch": {latch.port}}}
+            code = f"import modal; modal.Function.from_name('rig', 'task').spawn({{spec}})"
             for words in (["-m", "modal", "deploy", "rig_app.py"], ["-c", code]):
                 subprocess.run([sys.executable, *words], cwd={str(project)!r}, env=env, capture_output=True, check=True)
             while not plane.state()["inputs"].get("running"):
                 time.sleep(0.05)
             print(json.dumps([plane.pid, plane.state()["containers"][0]["pid"]]), flush=True)
-            time.sleep(60)
+            time.sleep({PATIENCE_S})
     """
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True

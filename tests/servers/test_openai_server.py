@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.servers.openai_server import FAULTS, OpenAIServer, Settings, reset, spawned, stats
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 def post(url: str, text: str = "hello", **extra: Any) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def post(url: str, text: str = "hello", **extra: Any) -> dict[str, Any]:
     request = urllib.request.Request(
         url + "/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         found: dict[str, Any] = json.load(answer)
         return found
 
@@ -58,14 +57,15 @@ def test_pick_is_by_the_body() -> None:
 
 
 def test_a_retry_within_its_retry_after_is_noticed() -> None:
-    with OpenAIServer(faults={"rate_limit": 1.0}, fault_tries=1, retry_after_s=0.2) as server:
+    now = [0.0]
+    with OpenAIServer(lambda: now[0], faults={"rate_limit": 1.0}, fault_tries=1, retry_after_s=0.2) as server:
         for text in ("early", "late"):
             with pytest.raises(urllib.error.HTTPError) as caught:
                 post(server.url, text)
             assert caught.value.headers["retry-after"] == "0.2"
             caught.value.close()
         post(server.url, "early")
-        time.sleep(0.25)
+        now[0] += 0.25
         post(server.url, "late")
         assert server.stats()["early_retries"] == 1
 
@@ -94,14 +94,14 @@ def test_a_client_killed_while_it_waits_was_not_answered() -> None:
         body = b'{"model": "m", "messages": [{"role": "user", "content": "hello"}]}'
         urllib.request.urlopen(urllib.request.Request(sys.argv[1] + "/chat/completions", body))
     """
-    with OpenAIServer(latency_s=(0.4, 0.4)) as server:
+    with OpenAIServer() as server:
+        server.gate.hold()
         client = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), server.url])
-        while not server.stats()["in_flight"]:
-            time.sleep(0.01)
+        until(lambda: server.gate.held)
         os.kill(client.pid, signal.SIGKILL)
         client.wait()
-        while server.stats()["in_flight"]:
-            time.sleep(0.01)
+        until(lambda: not server.stats()["in_flight"])
+        server.gate.open()
         ledger = server.stats()
         assert (ledger["requests"], ledger["answered"], ledger["abandoned"]) == (1, 0, 1)
         assert said(post(server.url))
@@ -121,6 +121,19 @@ def test_a_lasting_fault_strikes_the_same_questions_each_time() -> None:
         rounds = [[said(post(server.url, str(i))) for i in range(20)] for _ in range(2)]
     assert rounds[0] == rounds[1]
     assert set(rounds[0]) == {"one two three four", "one two t"}
+
+
+def test_answers_are_let_through_one_by_one() -> None:
+    with OpenAIServer(answer="echo") as server, ThreadPoolExecutor(3) as pool:
+        server.gate.hold()
+        asked = [pool.submit(post, server.url, text) for text in "abc"]
+        for count in (1, 2):
+            until(lambda held=4 - count: server.gate.held == held)
+            server.gate.let(1)
+            until(lambda count=count: server.answered == count)
+        assert sum(each.done() for each in asked) <= 2
+        server.gate.open()
+        assert [said(each.result()) for each in asked] == ["a", "b", "c"]
 
 
 def test_half_a_request_does_no_harm() -> None:

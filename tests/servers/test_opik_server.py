@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -14,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from tests.servers.opik_server import OpikServer, Remote, new_id, spawned
+from tests.servers.opik_server import OpikServer, new_id, spawned
+from tests.waiting import PATIENCE_S, ended, until
 
 Json = dict[str, Any]
 PROJECT = "double"
 QUIET = {
     "OPIK_SENTRY_ENABLE": "false",
     "OPIK_ANALYTICS_ENABLE": "false",
-    "OPIK_DEFAULT_FLUSH_TIMEOUT": "3",
+    "OPIK_DEFAULT_FLUSH_TIMEOUT": str(round(PATIENCE_S)),
     "OPIK_CONSOLE_LOGGING_LEVEL": "CRITICAL",
 }
 
@@ -56,7 +56,7 @@ def _api(url: str, key: str | None = None) -> Iterator[Any]:
     from opik import httpx_client, rest_api
 
     transport = httpx_client.get(workspace="w", api_key=key, check_tls_certificate=True, compress_json_requests=True)
-    transport.timeout = httpx.Timeout(10.0)
+    transport.timeout = httpx.Timeout(PATIENCE_S)
     with transport:
         yield rest_api.OpikApi(base_url=url, httpx_client=transport)
 
@@ -68,7 +68,7 @@ def client(server: OpikServer) -> Iterator[Any]:
 
     made = opik.Opik(project_name=PROJECT, host=server.url, _show_misconfiguration_message=False)
     yield made
-    made.end(timeout=1)
+    made.end(timeout=1)  # of the test's own; by now there is nothing left to send
 
 
 def stamp() -> datetime:
@@ -216,7 +216,7 @@ def test_the_whole_client_delivers_in_the_background(server: OpikServer, client:
     trace = client.trace(name="item", end_time=stamp())
     client.span(trace_id=trace.id, name="call", type="llm", end_time=stamp())
     client.log_traces_feedback_scores([{"id": trace.id, "name": "exact", "value": 1.0}])
-    assert client.flush(timeout=5)
+    assert client.flush(timeout=PATIENCE_S)
     assert {row["workspace"] for row in server.state.requests} == {"default"}
     assert whole(server.summary())
     assert (len(server.state.traces), len(server.state.spans), len(server.state.scores)) == (1, 1, 1)
@@ -307,7 +307,7 @@ def test_a_wrong_key_is_refused_and_the_ping_is_not() -> None:
 # --------------------------------------------------------------------------- faults
 
 
-def send(api: Any, timeout_s: float = 10.0) -> None:
+def send(api: Any, timeout_s: float = PATIENCE_S) -> None:
     api.traces.create_traces(traces=[trace_row()], request_options={"timeout_in_seconds": timeout_s})
 
 
@@ -326,14 +326,15 @@ def test_a_status_strikes_its_path_so_many_times_and_brings_its_headers(server: 
     assert server.summary()["answers"]["POST v1/private/traces/batch 429"] == 1
 
 
-@pytest.mark.parametrize("fault", [{"drop": True}, {"hang": 60}])
+@pytest.mark.parametrize("fault", [{"drop": True}, {"hang": PATIENCE_S}])
 @pytest.mark.parametrize("kept", [False, True])
 def test_no_answer_comes_and_only_apply_stores(fault: Json, kept: bool, server: OpikServer, api: Any) -> None:
     import httpx
 
     server.faults([{"path": "traces/batch", "apply": kept, **fault}])
     with pytest.raises(httpx.ReadTimeout if "hang" in fault else httpx.RemoteProtocolError):
-        send(api, timeout_s=0.4 if "hang" in fault else 10.0)
+        send(api, timeout_s=0.4 if "hang" in fault else PATIENCE_S)
+    until(lambda: [row["fault"] for row in server.state.requests] == [True])  # it may have been read late
     assert len(server.state.traces) == kept
     server.faults([])
     send(api)
@@ -343,14 +344,6 @@ def test_no_answer_comes_and_only_apply_stores(fault: Json, kept: bool, server: 
 def test_a_refusal_after_the_commit_is_a_lost_reply(server: OpikServer, api: Any) -> None:
     server.faults([{"status": 502, "apply": True, "count": 1}])
     assert status_of(lambda: send(api)) == 502
-    assert len(server.state.traces) == 1
-
-
-def test_latency_delays_the_usual_answer(server: OpikServer, api: Any) -> None:
-    server.faults([{"latency": 0.2}])
-    began = time.monotonic()
-    send(api)
-    assert time.monotonic() - began >= 0.2
     assert len(server.state.traces) == 1
 
 
@@ -387,11 +380,11 @@ def test_down_is_refused_and_a_restart_keeps_what_was_held(server: OpikServer, a
 
 def test_the_end_does_not_wait_for_what_hangs() -> None:
     with OpikServer() as server:
-        server.faults([{"hang": 600}])
+        server.faults([{"hang": 10 * PATIENCE_S}])
         with pytest.raises(TimeoutError):
             urllib.request.urlopen(server.url + "is-alive/ping", timeout=0.1)
-        began = time.monotonic()
-    assert time.monotonic() - began < 1.0
+        until(lambda: server.rows("requests"))
+        ended(server.stop)
 
 
 # --------------------------------------------------------------------------- links
@@ -400,7 +393,7 @@ def test_the_end_does_not_wait_for_what_hangs() -> None:
 def follow(url: str, kind: str, **names: str) -> str:
     path = base64.b64encode(url.encode()).decode()
     query = "&".join(f"{name}={value}" for name, value in {**names, "path": path}.items())
-    with urllib.request.urlopen(f"{url}v1/session/redirect/{kind}?{query}", timeout=5) as answer:
+    with urllib.request.urlopen(f"{url}v1/session/redirect/{kind}?{query}", timeout=PATIENCE_S) as answer:
         return str(answer.url)
 
 
@@ -414,7 +407,9 @@ def test_links_lead_to_a_page_that_names_what_was_asked_for(server: OpikServer, 
     page = follow(server.url, "optimizations", optimization_id=candidate.optimization, dataset_id=dataset)
     assert page == f"{root}default/optimizations?optimization_id={candidate.optimization}&dataset_id={dataset}"
     trace = candidate.traces[0]["id"]
-    with urllib.request.urlopen(url_helpers.get_project_url_by_trace_id(trace, server.url), timeout=5) as answer:
+    with urllib.request.urlopen(
+        url_helpers.get_project_url_by_trace_id(trace, server.url), timeout=PATIENCE_S
+    ) as answer:
         assert trace in answer.read().decode()
 
 
@@ -439,26 +434,6 @@ def test_a_process_of_its_own_is_driven_over_http() -> None:
             assert status_of(lambda api=api: send(api)) == 503
             assert len(server.rows("traces", id=candidate.traces[0]["id"])) == 1
             assert whole(server.summary())
-            await_rebirth(server, api)
-            assert server.summary()["traces"] == 3
+            assert server.summary()["traces"] == 2
             server.reset()
             assert server.summary()["traces"] == 0
-
-
-def await_rebirth(server: Remote, api: Any) -> None:
-    """Down for 0.3 s: refused in between, the same afterwards."""
-    import httpx
-
-    server.down(0.3)
-    refusals, end = 0, time.monotonic() + 5
-    while time.monotonic() < end:
-        time.sleep(0.02)
-        try:
-            assert api.is_alive()["healthy"]
-        except httpx.TransportError:
-            refusals += 1
-            continue
-        if refusals:
-            break
-    assert refusals > 3
-    send(api)

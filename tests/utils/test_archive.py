@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import same, task_results
+from tests.waiting import PATIENCE_S
 from utils.archive import Attempt, Folder, Kind, RunArchive, TaskState, local_archive
 from utils.dataset_specs.base import Splits
 from utils.disk import Disk, Log
@@ -251,7 +252,7 @@ def test_an_unknown_run_is_refused_with_the_way_out(archive: RunArchive) -> None
 
 
 @given(task_results)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 def test_a_result_is_read_as_it_was_written(result: TaskResult) -> None:
     archive, which = RunArchive(Memory(), "r"), attempt(A)
     archive.save_result(which, result)
@@ -283,7 +284,7 @@ class Together(Memory):
         names = super().list(folder)
         if folder == self._folder and threading.get_ident() not in self._met:
             self._met.add(threading.get_ident())
-            self._all_listed.wait(timeout=120)
+            self._all_listed.wait(timeout=PATIENCE_S)
         return names
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import entries, json_values, same
@@ -45,7 +45,7 @@ def text_of(book: Journal, key: str = "k", occurrence: int = 0) -> str | None:
 
 
 @given(entries)
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 def test_a_line_is_the_entry_it_was_written_from(entry: Entry) -> None:
     line = dumps(entry)
     assert "\n" not in line
@@ -53,7 +53,7 @@ def test_a_line_is_the_entry_it_was_written_from(entry: Entry) -> None:
 
 
 @given(entries, st.data())
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 def test_a_torn_last_line_is_skipped_wherever_it_is_torn(entry: Entry, data: st.DataObject) -> None:
     line = dumps(entry)
     torn = line[: data.draw(st.integers(0, len(line) - 1))]

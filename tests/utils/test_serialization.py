@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import utils.journal
@@ -89,7 +89,7 @@ def test_every_record_type_has_a_generator() -> None:
 
 
 @pytest.mark.parametrize("cls", strategies.RECORDS, ids=lambda cls: cls.__name__)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_record_comes_back_from_its_text_to_the_bit(cls: type, data: st.DataObject) -> None:
     record = data.draw(strategies.RECORDS[cls])
@@ -105,7 +105,7 @@ def test_unions_enums_literals_and_fixed_tuples_come_back(tree: Tree) -> None:
 
 
 @given(strategies.task_results)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 def test_the_text_is_valid_json_without_nan_and_on_one_line(result: utils.records.TaskResult) -> None:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")

@@ -32,7 +32,7 @@ from tests.servers.modal.settings import Settings
 from tests.servers.modal.volumes import Volumes
 
 READY = "ready.json"  # in the server's folder, once it listens: where, and the isolation and volume mode it has
-SHUTDOWN_S = 2.0  # for containers to be reaped
+SHUTDOWN_S = 120.0  # for containers to be reaped, which were killed
 
 
 class ControlPlane:

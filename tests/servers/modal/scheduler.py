@@ -54,6 +54,17 @@ class Scheduler:
             room = min(room, 1)
         for _ in range(min(lacking, room)):
             self.containers.start(function)
+        if room <= 0 < lacking:
+            self._make_room(function)
+
+    def _make_room(self, function: Function) -> None:
+        """Where the machine is full, whoever of another function has been idle for longest goes."""
+        alive = self.containers.alive.values()
+        if len(alive) < self.ground.settings.max_procs or any(each.is_leaving for each in alive):
+            return
+        idle = [each for each in alive if each.ready_at and each.call is None and each.function is not function]
+        if idle:
+            min(idle, key=lambda each: each.idle_since).leave()
 
     def _time_out(self) -> None:
         """An input is over its time: its attempt ends, and so does its container, as on a preemption."""

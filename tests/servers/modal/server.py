@@ -6,7 +6,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers.modal.settings import Settings
+from tests.waiting import PATIENCE_S, until
 
 CHECKOUT = Path(__file__).parents[3]
-START_S, END_S = 30.0, 10.0
 
 Json = dict[str, Any]
 
@@ -67,7 +66,7 @@ class Plane:
     def _ask(self, question: str, body: bytes | None = None, **query: object) -> str:
         url = f"{self.http_url}/admin/{question}?{urllib.parse.urlencode(query)}"
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, body), timeout=30) as answer:
+            with urllib.request.urlopen(urllib.request.Request(url, body), timeout=PATIENCE_S) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             with error:
@@ -98,16 +97,13 @@ def running(folder: Path, **settings: Any) -> Iterator[Plane]:
         finally:
             process.terminate()
             try:
-                process.wait(END_S)
+                process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()  # the kernel kills its containers
 
 
 def _await_ready(ready: Path, process: subprocess.Popen[bytes]) -> Json:
-    end = time.monotonic() + START_S
-    while time.monotonic() < end and process.poll() is None:
-        if ready.exists():
-            return dict(json.loads(ready.read_text()))
-        time.sleep(0.02)
-    log = ready.with_name("server.log").read_text()
-    raise RuntimeError(f"the control plane did not start; exit code {process.poll()}\n{log}")
+    log = ready.with_name("server.log")
+    until(lambda: process.poll() is not None or ready.exists(), log.read_text)
+    assert process.returncode is None, f"the control plane did not start: {log.read_text()}"
+    return dict(json.loads(ready.read_text()))

@@ -7,7 +7,7 @@
         server.summary(), server.rows("spans", model="m"), server.state.traces, server.reset()
 
     with spawned("--strict") as server:         # a process of its own, where CPU is measured or the test is another one
-        server.url, server.summary(), server.rows("traces"), server.faults([...]), server.down(30.0), server.reset()
+        server.url, server.summary(), server.rows("traces"), server.faults([...]), server.reset()
 
     python -m tests.servers.opik_server --strict --port 5173
 
@@ -16,8 +16,7 @@ misbehaves, `server` the sockets. Standard library only. Rows are plain dicts as
 merges them.
 
 Its own routes, never counted as the SDK's: GET /_fake/summary; GET /_fake/<collection>[?field=value]; POST
-/_fake/reset; GET and POST /_fake/faults (a list of rules, see `Fault`); POST /_fake/down (seconds; it is back by
-itself).
+/_fake/reset; GET and POST /_fake/faults (a list of rules, see `Fault`).
 """
 
 from tests.servers.opik_server.faults import Fault

@@ -1,7 +1,7 @@
 """How the double misbehaves: rules, of which the first that fits a request is applied to it.
 
 The ways in which a real backend was seen to fail are combinations: never answers (`hang`), closes (`drop`), refuses
-(`status`), is slow (`latency`); `apply` stores the request first, so that only the reply is lost.
+(`status`); `apply` stores the request first, so that only the reply is lost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass
 class Fault:
-    """One rule. The first two say which requests it fits, the next five what is done, the last four how often."""
+    """One rule. The first two say which requests it fits, the next four what is done, the last three how often."""
 
     path: str = ""  # regular expression, sought in the path after .../api/
     method: str = ""  # empty: all
@@ -24,7 +24,6 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     drop: bool = False  # close without an answer
     hang: float = 0.0  # seconds without an answer, then close
-    latency: float = 0.0  # seconds before the answer, which is as usual if nothing else is said
     apply: bool = False  # store first: the reply is lost after the commit
     p: float = 1.0
     after: int = 0  # so many fitting requests are let through first

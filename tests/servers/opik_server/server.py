@@ -10,9 +10,6 @@ import contextlib
 import gzip
 import json
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import urllib.parse
@@ -25,8 +22,9 @@ from typing import Any
 from tests.servers.opik_server.faults import Fault, Faults
 from tests.servers.opik_server.routes import Asked, Reply, answer
 from tests.servers.opik_server.state import Row, State
+from tests.servers.process import serving
+from tests.waiting import PATIENCE_S, until
 
-ROOT = Path(__file__).resolve().parents[3]
 LISTS = ("traces", "spans", "scores", "items", "experiment_items")  # the names under which bodies hold rows
 
 
@@ -114,16 +112,14 @@ class _Listener(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that are gone are what many tests are about."""
 
-    def end(self, patience_s: float = 2.0) -> None:
+    def end(self) -> None:
         self.stopping.set()
         self.shutdown()
         self.server_close()
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        patience = time.monotonic() + patience_s
-        while self._open and time.monotonic() < patience:
-            time.sleep(0.005)
+        until(lambda: not self._open)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -156,7 +152,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Answers as usual, or as the fault has it that strikes."""
         double, arrived = self.server.double, time.time()
         fault = double.broken.pick(asked.method, asked.path)
-        self.server.stopping.wait(fault.latency)
         name, reply = f"{asked.method} {asked.path}", Reply(0)
         if fault.apply or not fault.breaks:
             name, reply = answer(double.state, asked)
@@ -236,16 +231,7 @@ def _control(double: OpikServer, asked: Asked) -> Reply:
         except ValueError as error:
             return Reply(400, {"message": str(error)})
         return Reply(204)
-    if asked.method == "POST" and what == "down":
-        threading.Thread(target=_nap, args=(double, float(asked.body["seconds"])), daemon=True).start()
-        return Reply(204)
     return Reply(404, {"message": f"the double has no {what}; see its docstring"})
-
-
-def _nap(double: OpikServer, seconds: float) -> None:
-    time.sleep(0.05)  # the request that asked for it gets its answer
-    with double.down():
-        time.sleep(seconds)
 
 
 # --------------------------------------------------------------------------- as a process
@@ -261,7 +247,7 @@ class Remote:
     def _call(self, what: str, body: object = None) -> Any:
         raw = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._root + what, raw, method="GET" if raw is None else "POST")
-        with urllib.request.urlopen(request, timeout=20) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
             return json.loads(reply.read() or b"null")
 
     def summary(self) -> Row:
@@ -277,31 +263,12 @@ class Remote:
     def reset(self) -> None:
         self._call("reset", {})
 
-    def down(self, seconds: float) -> None:
-        """Returns at once; a moment later nobody listens there, for so long."""
-        self._call("down", {"seconds": seconds})
-
 
 @contextlib.contextmanager
 def spawned(*arguments: str) -> Iterator[Remote]:
     """The double as a process of its own, started with these options."""
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder, "url")
-        command = [sys.executable, "-m", __package__, "--ready-file", str(ready), *arguments]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT) as process:
-            try:
-                yield Remote(_await_url(ready, process))
-            finally:
-                process.kill()
-
-
-def _await_url(ready: Path, process: subprocess.Popen[bytes], timeout_s: float = 20.0) -> str:
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end and process.poll() is None:
-        if ready.exists() and (url := ready.read_text()).endswith("\n"):
-            return url.strip()
-        time.sleep(0.02)
-    raise RuntimeError(f"the server did not start; exit code {process.poll()}")
+    with serving(__package__, *arguments) as url:
+        yield Remote(url)
 
 
 def main() -> None:

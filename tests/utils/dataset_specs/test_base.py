@@ -84,7 +84,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(train=ROWS, test=ROWS)
 def test_a_duplicate_never_straddles_two_splits(train: list[dict[str, str]], test: list[dict[str, str]]) -> None:
     toy = spec(pools={"train": "train", "validation": "train", "test": "test"}, sizes=Sizes(2, 2, 3))
@@ -97,7 +97,7 @@ def test_a_duplicate_never_straddles_two_splits(train: list[dict[str, str]], tes
     assert len(set(keys)) == len(keys)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), pool=ROWS)
 def test_splits_do_not_depend_on_row_order(data: st.DataObject, pool: list[dict[str, str]]) -> None:
     pool = pool + rows(3)

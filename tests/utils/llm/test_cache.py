@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.models import Scripted, constant, fickle, listed
+from tests.waiting import PATIENCE_S
 from utils.door import Door
 from utils.errors import CallError, ErrorKind
 from utils.journal import Journal
@@ -179,7 +180,7 @@ def test_processes_that_ask_the_same_at_once_pay_once(path: Path) -> None:
         assert process.stdin
         process.stdin.write("x")
         process.stdin.flush()
-    said = [process.communicate(timeout=30)[0].split(" ", 2) for process in processes]
+    said = [process.communicate(timeout=PATIENCE_S)[0].split(" ", 2) for process in processes]
     assert sum(int(asked) for asked, _, _ in said) == 12
     assert sum(int(billed) for _, billed, _ in said) == 12
     assert said[0][2] == said[1][2]

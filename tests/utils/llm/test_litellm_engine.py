@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.servers.openai_server import OpenAIServer
+from tests.waiting import PATIENCE_S
 from utils.door import Door
 from utils.errors import BudgetExhausted, CallError, ErrorKind, UsageError
 from utils.journal import Journal
@@ -782,7 +783,7 @@ def test_import_brings_no_opik_and_asks_no_network() -> None:
         assert importlib.util.find_spec("opik")  # can be imported afterwards
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

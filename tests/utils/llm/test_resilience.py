@@ -398,7 +398,7 @@ acts = st.one_of(
 calls = st.lists(st.tuples(st.floats(0.0, 30.0), st.one_of(st.none(), st.floats(0.0, 30.0))), min_size=1, max_size=40)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(limit=st.integers(1, 6), script=st.lists(acts, max_size=60), calls=calls, seed=st.integers(0, 9))
 def test_under_any_schedule(limit: int, script: list[Act], calls: list[tuple[float, float | None]], seed: int) -> None:
     """Never more in flight than told, never a send within a pause, everybody served, nothing left over.

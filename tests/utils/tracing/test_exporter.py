@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 
 from tests.servers.opik_server import OpikServer
 from tests.utils.tracing.runs import RUN, Run, assert_whole, billed_in, held, target_of, task
-from utils.archive import Attempt
+from tests.waiting import PATIENCE_S, ended, until
+from utils.archive import Attempt, RunArchive
 from utils.errors import UsageError
 from utils.journal import read_lines
 from utils.records import Status, TaskResult, TaskSpec
@@ -45,7 +48,7 @@ def last_attempt(run: Run, spec: TaskSpec) -> Attempt:
     return run.archive.states([spec])[spec.task_id].attempts[-1]
 
 
-def export(run: Run, server: OpikServer, deadline_s: float = 20.0) -> Left:
+def export(run: Run, server: OpikServer, deadline_s: float = PATIENCE_S) -> Left:
     """All of a finished run, by the thread."""
     thread = exporting(run, server)
     for spec in run.plan.tasks:
@@ -83,12 +86,11 @@ def test_counts_are_those_of_the_run_s_own_records(
 
 def test_nothing_is_sent_while_a_run_begins_and_everything_when_it_is_over(one: Run, server: OpikServer) -> None:
     (spec,) = one.plan.tasks
-    thread = exporting(one, server, quiet_s=60.0)
+    thread = exporting(one, server, quiet_s=10 * PATIENCE_S)
     thread.started(spec, last_attempt(one, spec), ())
     thread.finished(spec, results(one)[spec.task_id])
-    time.sleep(0.3)
     assert server.state.requests == []
-    assert thread.close(20.0).left == 0
+    assert thread.close(PATIENCE_S).left == 0
     assert_complete(one, server)
 
 
@@ -267,11 +269,16 @@ def test_a_task_is_followed_while_it_runs(tmp_path: Path, server: OpikServer) ->
     for spec in run.plan.tasks:
         now = run.begin(spec)
         thread.started(spec, now, ())
-        result = run.attempt(spec, now, tell=lambda progress: time.sleep(0.002))
+        told = count()
+
+        def tell(progress: object, spec: TaskSpec = spec, told: Iterator[int] = told) -> None:
+            if next(told) == 30:
+                until(lambda: thread.link(spec.task_id))
+
+        result = run.attempt(spec, now, tell=tell)
         assert result
-        wait_for(lambda spec=spec: bool(thread.link(spec.task_id)))
         thread.finished(spec, result)
-    assert thread.close(10) == Left(run.counts()["traces"], 0, "")
+    assert thread.close(PATIENCE_S) == Left(run.counts()["traces"], 0, "")
     assert_complete(run, server)
     assert not thread.is_alive
     assert any(row["path"].endswith("traces/batch") for row in server.state.requests[:20])
@@ -291,13 +298,6 @@ def test_what_is_followed_is_what_is_pushed(climbed: Run, tmp_path: Path) -> Non
             for row in table[name].values():
                 row.pop("project_id")
     assert tables[0] == tables[1]
-
-
-def wait_for(fact: Callable[[], bool], patience_s: float = 10.0) -> None:
-    end = time.monotonic() + patience_s
-    while not fact():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 class Killed(BaseException):
@@ -340,7 +340,7 @@ def test_a_killed_task_arrives_once_after_its_resume(after: int, tmp_path: Path,
     result = run.attempt(spec, now, *earlier)
     assert result
     thread.finished(spec, result)
-    assert thread.close(10).left == 0
+    assert thread.close(PATIENCE_S).left == 0
     assert_complete(run, server)
     assert server.rows("optimizations")[0]["status"] == "completed"
     assert pushed(run, server) == Left(0, 0, "")
@@ -354,7 +354,7 @@ def test_a_thread_that_is_closed_over_a_running_task_says_that_it_was_stopped(
     thread = exporting(run, server)
     interrupted(run, 30)
     thread.started(run.plan.tasks[0], last_attempt(run, run.plan.tasks[0]), ())
-    assert thread.close(10).left == 0
+    assert thread.close(PATIENCE_S).left == 0
     assert server.rows("optimizations")[0]["status"] == "cancelled"
 
 
@@ -389,7 +389,7 @@ FAULTS: dict[str, list[dict[str, Any]]] = {
     "500": [{"path": "private", "status": 500}],
     "429 without a reset": [{"path": "private", "status": 429}],
     "429 for a minute": [{"path": "traces/batch", "status": 429, "headers": {"RateLimit-Reset": "60"}}],
-    "hangs": [{"path": "spans/batch", "hang": 30}],
+    "hangs": [{"path": "spans/batch", "hang": 10 * PATIENCE_S}],
     "closes": [{"path": "private", "drop": True}],
     "replies lost after commit": [{"path": "batch|score|items|experiment|optimiz", "drop": True, "apply": True}],
     "spans lost after commit": [{"path": "spans/batch", "drop": True, "apply": True}],
@@ -405,9 +405,7 @@ def test_a_bad_server_costs_no_more_than_the_deadline_and_a_push_completes_it(
     fault: str, one: Run, server: OpikServer
 ) -> None:
     server.faults(FAULTS[fault])
-    began = time.monotonic()
-    left = export(one, server, deadline_s=1.0)
-    assert time.monotonic() - began < 1.5
+    left = ended(lambda: export(one, server, deadline_s=0.5))
     assert left.left == 1
     assert left.reason
     assert f"--run-id {RUN} --push-traces" in left.line(RUN)
@@ -419,50 +417,63 @@ def test_a_bad_server_costs_no_more_than_the_deadline_and_a_push_completes_it(
 
 def test_a_thread_that_died_is_not_waited_for(one: Run, server: OpikServer) -> None:
     server.faults(FAULTS["refuses the key"])
-    began = time.monotonic()
-    assert export(one, server, deadline_s=30).left == 1
-    assert time.monotonic() - began < 5
+    assert ended(lambda: export(one, server, deadline_s=10 * PATIENCE_S)).left == 1
     assert sum(row["status"] == 401 for row in server.state.requests) == 1
 
 
 def test_a_pause_that_the_server_asks_for_beyond_the_deadline_is_not_sat_out(one: Run, server: OpikServer) -> None:
     server.faults(FAULTS["429 for a minute"])
-    began = time.monotonic()
-    assert export(one, server, deadline_s=30).left == 1
-    assert time.monotonic() - began < 5
+    thread = exporting(one, server, clock=lambda: 0.0)  # whoever waits for a time to come waits for ever
+    spec = one.plan.tasks[0]
+    thread.started(spec, last_attempt(one, spec), ())
+    assert thread.close(30).left == 1
+    assert not thread.is_alive
     assert sum(row["status"] == 429 for row in server.state.requests) == 1
 
 
 def test_a_thread_without_tasks_asks_nothing(one: Run, server: OpikServer) -> None:
     thread = exporting(one, server)
-    time.sleep(0.2)
-    assert thread.close(10) == Left()
+    assert thread.close(PATIENCE_S) == Left()
     assert server.state.requests == []
 
 
-def test_a_task_that_stands_still_is_looked_at_and_nothing_is_sent(one: Run, server: OpikServer) -> None:
+def test_a_task_that_stands_still_is_looked_at_and_nothing_is_sent(
+    one: Run, server: OpikServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    read_on = RunArchive.read_on
+    monkeypatch.setattr(RunArchive, "read_on", lambda *asked: (looks.append(asked), read_on(*asked))[1])
     thread = exporting(one, server)
     spec = one.plan.tasks[0]
     thread.started(spec, last_attempt(one, spec), ())
-    wait_for(lambda: bool(thread.link(spec.task_id)))
-    time.sleep(0.2)
-    before = len(server.state.requests)
-    time.sleep(0.3)  # several looks
+    until(lambda: thread.link(spec.task_id))
+    before, seen = len(server.state.requests), len(looks)
+    until(lambda: len(looks) > seen + 6)  # some looks more
     assert len(server.state.requests) == before
     thread.finished(spec, results(one)[spec.task_id])
-    assert thread.close(10).left == 0
+    assert thread.close(PATIENCE_S).left == 0
     assert_complete(one, server)
 
 
 def test_a_server_that_is_back_gets_the_rest(one: Run, server: OpikServer) -> None:
+    failed = threading.Event()
+
+    class Failing(OpikClient):
+        def check(self) -> None:
+            try:
+                super().check()
+            except Undelivered:
+                failed.set()
+                raise
+
     with server.down():
-        thread = exporting(one, server)
+        thread = exporting(one, server, connect=Failing)
         spec = one.plan.tasks[0]
         thread.started(spec, last_attempt(one, spec), ())
-        time.sleep(0.4)
-    wait_for(lambda: bool(thread.link(spec.task_id)))
+        until(failed.is_set)
+    until(lambda: thread.link(spec.task_id))
     thread.finished(spec, results(one)[spec.task_id])
-    assert thread.close(10) == Left(one.counts()["traces"], 0, "")
+    assert thread.close(PATIENCE_S) == Left(one.counts()["traces"], 0, "")
     assert_complete(one, server)
 
 
@@ -573,9 +584,7 @@ def test_a_defect_costs_the_traces_and_is_told(one: Run, server: OpikServer) -> 
     thread = exporting(one, server, connect=defect)
     spec = one.plan.tasks[0]
     thread.started(spec, last_attempt(one, spec), ())
-    began = time.monotonic()
-    assert thread.close(10) == Left(0, 1, "RuntimeError: no such thing")
-    assert time.monotonic() - began < 2
+    assert ended(lambda: thread.close(10 * PATIENCE_S)) == Left(0, 1, "RuntimeError: no such thing")
 
 
 # --------------------------------------------------------------------------- late

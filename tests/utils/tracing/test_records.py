@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import evaluations, json_values, prompts, same, steps
@@ -112,7 +112,7 @@ def test_interactions_are_one_growing_trial_of_each_prompt() -> None:
 
 
 @given(evaluations)
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 def test_what_is_written_is_read_again(trial: Evaluation) -> None:
     book = Book()
     book.recording.trial(trial)
@@ -124,7 +124,7 @@ def test_what_is_written_is_read_again(trial: Evaluation) -> None:
 
 
 @given(steps, prompts)
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 def test_steps_and_the_opening_are_read_again(step: Step, seed: Prompt) -> None:
     book = Book()
     book.recording.open("exact", seed)
@@ -134,7 +134,7 @@ def test_steps_and_the_opening_are_read_again(step: Step, seed: Prompt) -> None:
 
 
 @given(steps, st.data())
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50)
 def test_a_torn_line_is_skipped_wherever_it_is_torn(step: Step, data: st.DataObject) -> None:
     line = dumps({"step": step})
     assert read_record(line[: data.draw(st.integers(0, len(line) - 1))]) is None

@@ -8,7 +8,7 @@ from functools import reduce
 from operator import add
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import entries, item_scores, texts
@@ -25,7 +25,7 @@ SPLITS = Splits(EXAMPLES[4:], EXAMPLES[:2], EXAMPLES[2:4], "0123456789abcdef")
 SPEC = TaskSpec("gsm8k", "no_op", "openai/gpt-4o-mini", 7, model_params={"max_tokens": 9, "api_key": "hush"})
 FRAME = Frame("run", 1_700_000_000_000, SPEC, SPLITS, "project")
 
-lively = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+lively = settings(max_examples=60)
 
 
 def span_of(call: Entry, frame: Frame = FRAME) -> rows.Row:

@@ -6,7 +6,6 @@ import base64
 import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from threading import Thread
 import pytest
 
 from tests.servers.opik_server import OpikServer
+from tests.waiting import PATIENCE_S, ended
 from utils.errors import UsageError
 from utils.tracing.target import (
     CLOUD,
@@ -118,15 +118,12 @@ class Page(BaseHTTPRequestHandler):
 
 
 def test_a_server_that_never_answers_costs_the_time_it_is_given(silent: str) -> None:
-    began = time.monotonic()
-    assert "did not answer in 0.3 s" in is_there(Target(silent), 0.3) or "timed out" in is_there(Target(silent), 0.3)
-    assert time.monotonic() - began < 2
+    said = ended(lambda: is_there(Target(silent), 0.3))
+    assert "did not answer in 0.3 s" in said or "timed out" in said
 
 
 def test_nobody_there_is_seen_at_once() -> None:
-    began = time.monotonic()
-    assert is_there(Target("http://127.0.0.1:9/api/"))
-    assert time.monotonic() - began < 1
+    assert "refused" in ended(lambda: is_there(Target("http://127.0.0.1:9/api/"), 10 * PATIENCE_S))
 
 
 @pytest.mark.parametrize("url", ["nonsense/", "http://", "http://127.0.0.1:notaport/api/", "file:///etc/hostname/"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from utils.errors import CallError, ErrorKind, UsageError
@@ -35,8 +35,16 @@ _ANSWER = re.compile(r"<answer>\n?(.*?)\n?</answer>", re.DOTALL)
 class SimulatedModel:
     """One simulated model that knows the answers to these examples, as far as its ability goes."""
 
-    def __init__(self, name: str, settings: Settings, examples: Sequence[Example], kind: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        examples: Sequence[Example],
+        kind: str,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
         self.settings = settings
+        self._sleep = sleep
         self.landscape = Landscape(examples, settings, name)
         self._name = name
         self._kind = kind
@@ -56,7 +64,7 @@ class SimulatedModel:
         fate = self._faults.check(request.key(self._name)) if self._faults.any else ""
         completion = self._answer(request, tokens_in, fate)
         if self.settings.realtime:
-            await asyncio.sleep(completion.latency_s)
+            await self._sleep(completion.latency_s)
         return completion
 
     def ceiling(self, request: Request) -> tuple[Usage, float]:
@@ -141,12 +149,16 @@ class SimulatedModel:
 
 
 def simulated_model(
-    name: str, params: Mapping[str, Any], examples: Sequence[Example], kind: str = "chat"
+    name: str,
+    params: Mapping[str, Any],
+    examples: Sequence[Example],
+    kind: str = "chat",
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> SimulatedModel:
     """The simulated model of this name. Raises UsageError for an unknown name, parameter or kind."""
     if kind not in KINDS:
         raise UsageError(f"{name}: a model is of kind {' or '.join(KINDS)}, not {kind!r}")
-    return SimulatedModel(name, settings_for(name, params), examples, kind)
+    return SimulatedModel(name, settings_for(name, params), examples, kind, sleep)
 
 
 def _is_grading(request: Request) -> bool:
