@@ -7,8 +7,9 @@ help.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from utils.errors import CallError, ErrorKind
 from utils.records import Completion, Request, Spend, Usage
@@ -71,14 +72,47 @@ class Nobody:
 sponsor: ContextVar[Sponsor] = ContextVar("sponsor", default=Nobody())  # noqa: B039  it holds nothing
 
 DEFAULT_MAX_TOKENS = 1024  # of an answer, where the request does not say; every call is bounded
+ANSWER_ROOM = 4096  # that stays for the answer beside a stated amount of thinking, where max_tokens asks for so much
+THINKING_ROOM = 8192  # tokens, of a model that thinks and was not told how much
+EFFORTS: Mapping[str, int] = {"none": 0, "disable": 0, "minimal": 1024, "low": 4096, "medium": THINKING_ROOM}
+MUCH_EFFORT = 32_768  # tokens, of every other effort
 
 
-def token_ceiling(request: Request) -> Usage:
+def thinking_room(params: Mapping[str, Any], *, thinks: bool = False) -> int:
+    """The tokens that thinking may take: as many as `thinking_budget`, `thinking` or `reasoning_effort` say, else those
+    of a model that `thinks` by itself."""
+    told = params.get("thinking")
+    thinking = told if isinstance(told, Mapping) else {}
+    for budget in (params.get("thinking_budget"), thinking.get("budget_tokens")):
+        if budget is not None:
+            return max(0, int(budget))
+    if thinking.get("type") == "disabled":
+        return 0
+    if (effort := params.get("reasoning_effort")) is not None:
+        return EFFORTS.get(str(effort), MUCH_EFFORT)
+    return THINKING_ROOM if thinks or thinking else 0
+
+
+def answer_limit(params: Mapping[str, Any], *, thinks: bool = False) -> int:
+    """The `max_tokens` to send, thinking included: the one place where it is worked out.
+
+    What is given counts, but always exceeds a stated amount of thinking, with room for the answer: providers refuse
+    less. Where nothing is given, the default and the thinking have each their room.
+    """
+    given = params.get("max_completion_tokens") or params.get("max_tokens")
+    if not given:
+        return DEFAULT_MAX_TOKENS + thinking_room(params, thinks=thinks)
+    stated = thinking_room(params)
+    return max(int(given), stated + min(int(given), ANSWER_ROOM)) if stated else int(given)
+
+
+def token_ceiling(request: Request, limit: int | None = None) -> Usage:
     """An upper bound of a request's tokens without a tokenizer.
 
     Two UTF-8 bytes a token bounds byte-pair encodings on ordinary text (English has about four); each message adds a
-    few tokens of framing. The answer is bounded by `max_tokens` (or `max_completion_tokens`), thinking included.
+    few tokens of framing. The answer is bounded by `limit`, or by what `answer_limit` makes of the request; thinking is
+    part of it.
     """
     text = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in request.messages)
-    limit = request.params.get("max_completion_tokens") or request.params.get("max_tokens") or DEFAULT_MAX_TOKENS
-    return Usage(text // 2 + 16 * (1 + len(request.messages)), int(limit), estimated=True)
+    tokens_out = answer_limit(request.params) if limit is None else limit
+    return Usage(text // 2 + 16 * (1 + len(request.messages)), tokens_out, estimated=True)

@@ -33,6 +33,15 @@ def gate_name(model: str, params: Mapping[str, Any]) -> str:
     return f"{provider_of(model)} at {base}" if base else provider_of(model)
 
 
+def thinking_tokens(model: str, params: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Tokens of thinking in one answer: least, likely, most. For estimates; answers are bounded by the engine."""
+    if provider_of(model) == SIMULATED:
+        return (0.0, 0.0, 0.0)
+    from utils.llm import litellm_engine
+
+    return litellm_engine.thinking_tokens(model, params)
+
+
 def takes_temperature(model: str, params: Mapping[str, Any]) -> bool:
     """True where a call at temperature 0 is sent as one; some models know no temperature, or think at 1 only."""
     if provider_of(model) == SIMULATED:

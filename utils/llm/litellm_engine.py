@@ -29,7 +29,7 @@ from typing import Any
 
 from utils.errors import CallError, ErrorKind, MissingKey, UsageError
 from utils.imports import HEAVY, hidden
-from utils.llm.base import DEFAULT_MAX_TOKENS, Unusable, token_ceiling
+from utils.llm.base import Unusable, answer_limit, thinking_room, token_ceiling
 from utils.llm.resilience import Throttled
 from utils.records import Completion, Request, TokenLogprob, Usage
 from utils.redaction import redact, refuse_secrets
@@ -40,6 +40,7 @@ TIMEOUT_S = 120.0
 MESSAGE_LENGTH = 300  # characters of an error's message
 LEAST_BYTES_A_TOKEN = 2  # of ordinary text (English has about four); bounds usage that a provider did not tell
 MOST_TOKENS = 10_000_000  # no model reads or writes as many in a call: a larger count is none
+LIKELY_SHARE = 8  # of the room for thinking a usual answer takes one so-manieth
 DEAREST_TOKEN_USD = 0.01  # ten times the dearest model; with a dollar for fees, a cost above it is none
 
 # Open servers that take a JSON schema whatever model they run; litellm's table can only speak for models it lists.
@@ -219,12 +220,22 @@ def _priced(model: str) -> Mapping[str, Any] | None:
         for key in (model, f"{owner}/{name}"):
             litellm.model_cost.setdefault(key, {**row, "litellm_provider": owner, "mode": "chat"})
         return row
+    found = _listed(model)
+    return found if found and isinstance(found.get("input_cost_per_token"), int | float) else None
+
+
+@functools.cache
+def _listed(model: str) -> Mapping[str, Any] | None:
+    """The row of litellm's table; None for a model that it does not list. What a user runs himself it cannot know."""
+    litellm = _litellm()
     try:
+        if litellm.get_llm_provider(model)[1] in FREE_PROVIDERS:
+            return None
         key = litellm.get_model_info(model)["key"]
-    except Exception:  # its own class for a model that it does not list, derived straight from Exception
+    except Exception:  # its own classes for a name that it cannot place or does not list, derived from Exception
         return None
-    found: Mapping[str, Any] = litellm.model_cost.get(key, {})
-    return found if isinstance(found.get("input_cost_per_token"), int | float) else None
+    found: Mapping[str, Any] | None = litellm.model_cost.get(key)
+    return found
 
 
 def price(model: str) -> tuple[float, float] | None:
@@ -338,7 +349,7 @@ class LiteLLMModel(_Model):
         return bool(refused)
 
     async def _complete(self, request: Request) -> Completion:
-        params = _effective(self.params, request.params)
+        params = _effective(self._name, self.params, request.params)
         messages = [{"role": message.role, "content": _sendable(message.content)} for message in request.messages]
         self._leave_out(params)
         if request.schema is not None and "response_format" not in params and self._takes_schema:
@@ -349,7 +360,8 @@ class LiteLLMModel(_Model):
         return _completion(answer, self.ceiling(request)[0], self._name, latency_s)
 
     def ceiling(self, request: Request) -> tuple[Usage, float | None]:
-        usage = token_ceiling(replace(request, params=_effective(self.params, request.params)))
+        params = _effective(self._name, self.params, request.params)
+        usage = token_ceiling(request, int(params.get("max_completion_tokens") or params["max_tokens"]))
         if request.schema is not None:
             schema = len(json.dumps(request.schema)) // 2 + 16
             usage = replace(usage, tokens_in=usage.tokens_in + schema)
@@ -381,7 +393,7 @@ DISPENSABLE = ("logprobs", "top_logprobs", "response_format")
 
 def takes_temperature(model: str, params: Mapping[str, Any]) -> bool:
     """True where a temperature of 0 reaches the provider."""
-    return not _thinks_hot(model, _effective(params, {})) and not _is_dropped(model, "temperature", 0)
+    return not _thinks_hot(model, _effective(model, params, {})) and not _is_dropped(model, "temperature", 0)
 
 
 def _thinks_hot(model: str, params: Mapping[str, Any]) -> bool:
@@ -425,16 +437,30 @@ def cosine(first: list[float], second: list[float]) -> float:
 # --------------------------------------------------------------------------- out
 
 
-def _effective(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _effective(model: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters as they are sent. Always bounded: `max_tokens` has a default, with room for the thinking."""
     params = {**defaults, **own}
+    name = "max_completion_tokens" if params.get("max_completion_tokens") else "max_tokens"
+    limit = answer_limit(params, thinks=_may_think(model))
+    if limit != params.get(name):
+        most = (_listed(model) or {}).get("max_output_tokens")
+        params[name] = min(limit, int(most)) if most and int(most) > thinking_room(params) else limit
     if (budget := params.pop("thinking_budget", None)) is not None:
         tokens = int(budget)
         params["thinking"] = {"type": "enabled", "budget_tokens": tokens} if tokens > 0 else {"type": "disabled"}
-    if not (params.get("max_tokens") or params.get("max_completion_tokens")):
-        thinking = params.get("thinking") or {}
-        params["max_tokens"] = DEFAULT_MAX_TOKENS + int(thinking.get("budget_tokens") or 0)
     return params
+
+
+def _may_think(model: str) -> bool:
+    """False where litellm's table lists the model as one that does not think."""
+    row = _listed(model)
+    return row is None or bool(row.get("supports_reasoning"))
+
+
+def thinking_tokens(model: str, params: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Tokens of thinking in an answer of this model: least, likely, most. For estimates."""
+    room = thinking_room(params, thinks=bool((_listed(model) or {}).get("supports_reasoning")))
+    return (0.0, room / LIKELY_SHARE, float(room))
 
 
 def _sendable(text: str) -> str:

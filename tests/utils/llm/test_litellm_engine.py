@@ -25,8 +25,8 @@ from utils.errors import BudgetExhausted, CallError, ErrorKind, UsageError
 from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.llm import litellm_engine as engine
-from utils.llm.base import DEFAULT_MAX_TOKENS, LLM, Unusable, token_ceiling
-from utils.llm.connect import connect, probe, provider_of
+from utils.llm.base import DEFAULT_MAX_TOKENS, EFFORTS, LLM, MUCH_EFFORT, THINKING_ROOM, Unusable, token_ceiling
+from utils.llm.connect import connect, probe, provider_of, thinking_tokens
 from utils.llm.litellm_engine import EmbeddingModel, LiteLLMModel
 from utils.llm.resilience import Gate, Resilient, RetryPolicy, Throttled
 from utils.records import Accounts, Budget, Completion, Message, Request, Role, Spend, Usage
@@ -143,6 +143,55 @@ def test_thinking_reaches_the_wire_and_makes_room_for_itself(server: OpenAIServe
     assert server.requests[0]["max_tokens"] == DEFAULT_MAX_TOKENS + 2000
 
 
+@pytest.mark.parametrize(
+    ("params", "limit"),
+    [
+        ({"thinking_budget": 16000, "max_tokens": 4096}, 16000 + 4096),  # the optimizer model's own bound
+        ({"thinking_budget": 16000, "max_tokens": 50}, 16050),
+        ({"thinking_budget": 16000, "max_tokens": 30000}, 30000),
+        ({"thinking_budget": 4095, "max_tokens": 4096}, 4095 + 4096),
+        ({"thinking": {"type": "enabled", "budget_tokens": 16000}}, DEFAULT_MAX_TOKENS + 16000),
+        ({"thinking_budget": 0, "max_tokens": 50}, 50),
+        ({"reasoning_effort": "high", "max_tokens": 4096}, MUCH_EFFORT + 4096),
+        ({"thinking_budget": 60000, "max_tokens": 9000}, 64000),  # as much as the model writes
+        ({"max_tokens": 50}, 50),
+        ({}, DEFAULT_MAX_TOKENS + THINKING_ROOM),
+    ],
+    ids=str,
+)
+def test_max_tokens_leaves_room_for_thinking_and_answer(
+    server: OpenAIServer, params: dict[str, Any], limit: int
+) -> None:
+    model = LiteLLMModel("anthropic/claude-sonnet-4-5", {"api_base": server.root, "api_key": KEY})
+    request = Request(HELLO.messages, params)
+    ask(model, request)
+    sent = server.requests[0]
+    assert sent["max_tokens"] == limit == model.ceiling(request)[0].tokens_out
+    assert sent["max_tokens"] > (sent.get("thinking") or {}).get("budget_tokens", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "room"),
+    [
+        ("openai/gpt-4o-mini", 0),
+        ("openai/gpt-5-mini", THINKING_ROOM),
+        ("hosted_vllm/a-model-of-mine", THINKING_ROOM),  # nobody knows whether it thinks
+    ],
+)
+def test_the_default_leaves_room_where_a_model_may_think(server: OpenAIServer, name: str, room: int) -> None:
+    ask(LiteLLMModel(name, {"api_base": server.url, "api_key": KEY}), Request(HELLO.messages))
+    sent = server.requests[0]
+    assert sent.get("max_completion_tokens", sent.get("max_tokens")) == DEFAULT_MAX_TOKENS + room
+
+
+def test_thinking_is_counted_beforehand() -> None:
+    assert thinking_tokens("openai/gpt-4o-mini", {}) == (0.0, 0.0, 0.0)
+    assert thinking_tokens("sim/standard", {}) == (0.0, 0.0, 0.0)
+    least, likely, most = thinking_tokens("anthropic/claude-sonnet-4-5", {"thinking_budget": 16000})
+    assert 0 <= least < likely < most == 16000
+    assert thinking_tokens("openai/gpt-5-mini", {"reasoning_effort": "none"})[2] == 0
+
+
 def test_claude_thinks_without_a_temperature(server: OpenAIServer, caplog: pytest.LogCaptureFixture) -> None:
     model = LiteLLMModel(
         "anthropic/claude-sonnet-4-5", {"thinking_budget": 2000, "api_base": server.root, "api_key": KEY}
@@ -160,7 +209,7 @@ def test_reasoning_effort_reaches_a_model_that_reasons(server: OpenAIServer) -> 
     ask(LiteLLMModel("openai/gpt-5-mini"), Request(HELLO.messages, {"reasoning_effort": "low"}))
     sent = server.requests[0]
     assert sent["reasoning_effort"] == "low"
-    assert sent["max_completion_tokens"] == DEFAULT_MAX_TOKENS
+    assert sent["max_completion_tokens"] == DEFAULT_MAX_TOKENS + EFFORTS["low"]
 
 
 def test_an_unsupported_parameter_is_left_out_and_said_once(
