@@ -28,7 +28,7 @@ from utils.bills import Bills
 from utils.dataset_specs.base import DatasetSpec, check_prompt, load_splits
 from utils.dataset_specs.csv_file import csv_spec
 from utils.door import Door, Purse
-from utils.errors import CallError, Drained, ErrorKind, Stop, TaskError, UsageError, cut, one_line, unknown
+from utils.errors import CallError, Drained, ErrorKind, NoEdits, Stop, TaskError, UsageError, cut, one_line, unknown
 from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.llm.base import LLM
@@ -473,11 +473,12 @@ def run_task(
     door: Door,
     report: Callable[[str, Problem], None] | None = None,
     recorder: Recorder | None = None,
+    take: int = 0,
 ) -> TaskResult:
     """One optimization, then the final choice and the test, on rows that the optimizer never held.
 
     Raises TaskError, CallError or Drained; a spent budget is no error. `report` is told of each phase, `recorder` of
-    each trial and step.
+    each trial and step; `take` is the editor's.
     """
     recorder = recorder or Recorder()
     logprobs = {"logprobs": True, "top_logprobs": 10} if optimizer.wants_logprobs else {}
@@ -495,7 +496,7 @@ def run_task(
     )
     recorder.open(problem.objective, problem.seed)
     editor_params = spec.model_params if spec.optimizer_model in ("", spec.model) else {}
-    editor = Editor(door, problem, seed=spec.seed, params={**editor_params, "temperature": 1.0})
+    editor = Editor(door, problem, seed=spec.seed, params={**editor_params, "temperature": 1.0}, take=take)
     tell = report or (lambda phase, problem: None)
     tell("optimizing", problem)
     try:
@@ -504,6 +505,8 @@ def run_task(
         raise
     except Stop as stop:
         reason = StopReason(stop.reason)
+    if optimizer.needs_edits:
+        editor.refuse_no_edits(reason)
     spent = door.ledger.accounts
     door.with_ledger(Ledger())
     tell("scoring", problem)
@@ -528,6 +531,7 @@ def run_task(
         curve=tuple(problem.curve),
         reported=encode(problem.reported),
         tables={**optimizer.tables(*standings), **problem.tables},
+        warnings=editor.warnings,
     )
 
 
@@ -613,7 +617,8 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
             closing(place.archive.recording(place.attempt)) as steps,
             closing(_door(spec, work, place, calls)) as door,
         ):
-            result = run_task(spec, work, build_optimizer(spec), door, _reporter(spec, place, door), Recording(steps))
+            report = _reporter(spec, place, door)
+            result = run_task(spec, work, build_optimizer(spec), door, report, Recording(steps), _take(place))
     except Drained as stop:
         logger.info("stopped: %s", stop)
         return None
@@ -622,6 +627,12 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
         result = _failed(spec, error, door, door.paid if door else Bills(place.archive).of(place.earlier))
     place.archive.save_result(place.attempt, result)
     return result
+
+
+def _take(place: Place) -> int:
+    """How often this task has failed before because no edit could be got."""
+    results = (place.archive.result_of(earlier) for earlier in place.earlier) if place.retried_at else ()
+    return sum(result.stop_reason is StopReason.OPTIMIZER_FAILED for result in results if result and result.error)
 
 
 def _door(spec: TaskSpec, work: Work, place: Place, calls: Appender) -> Door:
@@ -707,7 +718,7 @@ def _failed(spec: TaskSpec, error: Exception, door: Door | None, paid: Spend) ->
     return TaskResult(
         task_id=spec.task_id,
         status=Status.FAILED,
-        stop_reason=StopReason.ERROR,
+        stop_reason=StopReason.OPTIMIZER_FAILED if isinstance(error, NoEdits) else StopReason.ERROR,
         seconds=round(door.elapsed_s, 3) if door else 0.0,
         simulated=spec.is_simulated,
         spent=Accounts(door.total.logical if door else Spend(), paid),

@@ -163,8 +163,8 @@ class View(Plain):
 
     def finished(self, spec: TaskSpec, result: TaskResult) -> None:
         self._tally.ended(spec, result)
-        if result.error:
-            self._say(f"failed    {spec.task_id} {ending(result)}")
+        if result.error or result.warnings:
+            self._say(f"{result.status.value:9} {spec.task_id} {ending(result)}")
 
     def close(self) -> None:
         self._live.stop()
@@ -251,7 +251,8 @@ def ending(result: TaskResult) -> str:
         return ""
     before, after = result.initial.scores["test"], result.final.scores["test"]
     cost = money(_billed(result).usd, simulated=result.simulated)
-    return f"test {figure(before.mean, '.3f')} to {figure(after.mean, '.3f')}, {cost}, {duration(result.seconds)}"
+    figures = f"test {figure(before.mean, '.3f')} to {figure(after.mean, '.3f')}, {cost}, {duration(result.seconds)}"
+    return "; ".join([figures, *result.warnings])
 
 
 def _billed(result: TaskResult) -> Spend:

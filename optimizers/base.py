@@ -35,10 +35,12 @@ class Extent:
 class Optimizer(ABC):
     """Hyper-parameters are the fields. The first line of the class's docstring is what `--list` shows.
 
-    `wants_logprobs`: the harness asks the task model for log-probabilities, where it gives them.
+    `wants_logprobs`: the harness asks the task model for log-probabilities, where it gives them. `needs_edits`: without
+    the optimizer model there is no search, so a task in which it delivered nothing has failed.
     """
 
     wants_logprobs: ClassVar[bool] = False
+    needs_edits: ClassVar[bool] = True
 
     @abstractmethod
     def optimize(self, problem: Problem, editor: Editor, rng: Random) -> StopReason:

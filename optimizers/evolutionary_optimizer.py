@@ -253,7 +253,7 @@ class Breeder:
         self._problem = problem
         self._editor = editor
         self._rng = rng
-        self._silent = False  # the last questions brought no reply that can be read
+        self._replies: list[dict[str, Any] | None] = []  # to the questions of the step
         self._examples = problem.draw(STYLE_EXAMPLES, rng)
         self._style = self._infer_style() if options.infer_output_style else ""
 
@@ -354,15 +354,17 @@ class Breeder:
             self.parents[child.id] = parents
 
     def _proposed(self, found: dict[str, Prompt], parent: Prompt) -> list[Prompt]:
-        """All that was found; steps in a row that find nothing end the search."""
+        """All that was found; steps in a row in which the editor says nothing that can be read end the search."""
         new = list(found.values())
-        if new or self._silent:  # nothing but duplicates is no failure of the editor's
-            self._editor.accept("breed", parent, new[0] if new else None)
+        silent = bool(self._replies) and not any(self._replies)
+        self._replies.clear()
+        if silent or new:  # nothing but duplicates is no failure of the editor's
+            self._editor.accept("breed", parent, None if silent else new[0])
         return new
 
     def _ask_all(self, operator: str, asks: Sequence[Ask]) -> list[dict[str, Any] | None]:
         replies = self._editor.ask_all(operator, asks)
-        self._silent = bool(asks) and not any(replies)
+        self._replies += replies
         return replies
 
     def _infer_style(self) -> str:

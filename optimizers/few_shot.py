@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from random import Random
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from optimizers.base import Extent, Optimizer
 from optimizers.editor import Ask, Editor, show_all, show_example, show_prompt
@@ -34,6 +34,10 @@ LEAST_SAMPLE = 20  # validation examples a trial is scored on, if there are as m
 @dataclass(frozen=True)
 class FewShot(Optimizer):
     """Choose few-shot examples by Bayesian optimization."""
+
+    needs_edits: ClassVar[bool] = (
+        False  # the editor only says where examples go; without it they follow the system text
+    )
 
     min_examples: int = 2  # shown in a prompt
     max_examples: int = 7

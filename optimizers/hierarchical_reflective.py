@@ -25,7 +25,7 @@ from random import Random
 from typing import Any
 
 from optimizers.base import Extent, Optimizer, forecast, sample_size
-from optimizers.editor import Ask, Editor, show_all, show_failure, show_prompt, tag
+from optimizers.editor import MAX_BARREN_STEPS, Ask, Editor, show_all, show_failure, show_prompt, tag
 from optimizers.problem import Problem
 from utils.prompt import Prompt
 from utils.records import Budget, Evaluation, Example, Forecast, ItemScore, StopReason
@@ -92,7 +92,10 @@ class HierarchicalReflective(Optimizer):
                     return StopReason.TARGET_REACHED
                 continue
             faultless = 0
-            for mode in self._modes(problem, editor, best.prompt, failed):
+            modes = self._modes(problem, editor, best.prompt, failed)
+            while not modes:  # nothing that can be read is no finding; the editor says when it is enough
+                modes = self._modes(problem, editor, best.prompt, failed)
+            for mode in modes:
                 best, attempts, accepted = self._treat(problem, editor, rng, best, mode, batch, sample)
                 row: Row = {"iteration": iteration, "mode": mode.name, "root_cause": mode.root_cause}
                 treated.append({**row, "rows": list(mode.rows), "attempts": attempts, "accepted": accepted})
@@ -111,8 +114,9 @@ class HierarchicalReflective(Optimizer):
         most = sample + self.max_iterations * (train + self.max_modes * treatment)
         analyses = -(-train // self.batch_size) + 1
         asks = self.max_iterations * (analyses + tries)
-        # each ask may need a repair, and an edit asks again for a duplicate
-        return forecast(budget, (sample, most, most), (0, asks, self.max_iterations * (2 * analyses + 8 * tries)))
+        # each ask may need a repair; an analysis is asked again where nothing comes of it, an edit for a duplicate
+        most_asks = self.max_iterations * (2 * analyses * MAX_BARREN_STEPS + 8 * tries)
+        return forecast(budget, (sample, most, most), (0, asks, most_asks))
 
     def _modes(self, problem: Problem, editor: Editor, prompt: Prompt, failed: Sequence[ItemScore]) -> list[Mode]:
         """The failure modes behind these failures, the one with most rows first."""

@@ -24,7 +24,17 @@ from random import Random
 from typing import Any, Literal
 
 from optimizers.base import Extent, Optimizer, forecast, sample_size
-from optimizers.editor import Ask, Editor, edited, prompt_schema, show_all, show_example, show_prompt, tag
+from optimizers.editor import (
+    MAX_BARREN_STEPS,
+    Ask,
+    Editor,
+    edited,
+    prompt_schema,
+    show_all,
+    show_example,
+    show_prompt,
+    tag,
+)
 from optimizers.problem import Problem
 from optimizers.screening import Look, screen
 from utils.errors import UsageError
@@ -120,8 +130,9 @@ class MetaPrompt(Optimizer):
         likely = sample + self.max_trials * (min(2 * self.first_rows, sample) if self.first_rows else sample)
         rounds = -(-self.max_trials // self.prompts_per_round)
         extractions = self.max_trials // self.extract_every if self.extract_every else 0
-        # a round may bring one new prompt only, after two that brought none; it asks at most twice, and may repair both
-        asks = 3 * self.max_trials * 4 + 2 * extractions
+        # a round may bring one new prompt only, after two that brought none, each after many without a reply; it asks
+        # at most twice, and may repair both
+        asks = 3 * self.max_trials * 4 * MAX_BARREN_STEPS + 2 * extractions
         return forecast(budget, (sample, likely, most), (0, rounds + rounds // SYNTHESIS_EVERY + extractions, asks))
 
     def _sample(self, validation: int, calls: int) -> int:
@@ -246,23 +257,28 @@ def extract(problem: Problem, editor: Editor, hall: Hall) -> None:
 
 
 def proposals(problem: Problem, editor: Editor, parent: Prompt, asks: Sequence[Ask]) -> list[Prompt]:
-    """The new and valid prompts that the replies hold, in their order; the rest is logged."""
-    found: dict[str, Prompt] = {}
-    readable = False
-    for reply in editor.ask_all("propose", asks):
-        for row in reply["prompts"] if reply else ():
-            candidate = edited(parent, row["prompt"])  # a text that is missing is the parent's
-            if candidate.id in found or candidate.id == parent.id or problem.is_scored(candidate):
-                readable = True
-                problem.log("propose", "duplicate", "scored before", parents=[parent], candidate=candidate)
-            elif objection := problem.objection(candidate):
-                problem.log("propose", "invalid", objection, parents=[parent], candidate=candidate)
-            else:
-                found[candidate.id] = candidate
-    fresh = list(found.values())
-    if fresh or not readable:  # a round of nothing but duplicates is no failure of the editor's
-        editor.accept("propose", parent, fresh[0] if fresh else None)
-    return fresh
+    """The new and valid prompts that the replies hold, in their order; the rest is logged.
+
+    There are none where all were scored before. A round that gives no prompt which could be scored is asked again.
+    """
+    while True:
+        found: dict[str, Prompt] = {}
+        repeated = False
+        for reply in editor.ask_all("propose", asks):
+            for row in reply["prompts"] if reply else ():
+                candidate = edited(parent, row["prompt"])  # a text that is missing is the parent's
+                if candidate.id in found or candidate.id == parent.id or problem.is_scored(candidate):
+                    repeated = True
+                    problem.log("propose", "duplicate", "scored before", parents=[parent], candidate=candidate)
+                elif objection := problem.objection(candidate):
+                    problem.log("propose", "invalid", objection, parents=[parent], candidate=candidate)
+                else:
+                    found[candidate.id] = candidate
+        fresh = list(found.values())
+        if repeated and not fresh:
+            return []
+        if editor.accept("propose", parent, fresh[0] if fresh else None):
+            return fresh
 
 
 # ------------------------------------------------------------------ fitting text into a window

@@ -4,8 +4,8 @@ Source: "Prompt Engineering ML Platform" and its "Implementation Deep Dive". Dif
 any proposal, so that only an improvement is accepted; an epoch takes a batch of training rows and not all of them, and
 validation a sample, so that a budget holds many epochs; of the batch the failures are shown worst first and spread over
 the expected answers; after a rejection another batch is drawn and the last proposals that failed are shown with their
-scores, else the same failures would give the same proposal; a reply that cannot be read is an epoch without
-improvement, not the end; instructions are text and no template, so braces in them are harmless; a failed call is no
+scores, else the same failures would give the same proposal; a reply that cannot be read is asked for again, not the
+end; instructions are text and no template, so braces in them are harmless; a failed call is no
 wrong answer; the two later strategies, only named there, are spelt out here. The split between training and validation
 is the harness's, and metrics are the dataset's.
 
@@ -94,10 +94,11 @@ class ThreeLLM(Optimizer):
             return None, ""
         for _ in range(1 + MAX_DUPLICATE_RETRIES):
             reply = editor.ask(strategy, context.ask(strategy))
-            candidate = context.read(strategy, reply) if reply else None
+            if reply is None:
+                continue
+            candidate = context.read(strategy, reply)
             if candidate is None or not (candidate.id == best.id or problem.is_scored(candidate)):
-                why = str(reply["reasoning"]) if reply else ""
-                return editor.accept(strategy, best, candidate), why
+                return editor.accept(strategy, best, candidate), str(reply["reasoning"])
             problem.log(strategy, "duplicate", "scored before", parents=[best], candidate=candidate)
         return editor.accept(strategy, best, None), ""
 

@@ -7,6 +7,7 @@
     │   └── Damaged                 a file of a run cannot be read, and nothing is done instead of reading it
     ├── CallError                   a model call failed for good, after its retries; `kind` says how
     └── TaskError                   a task cannot go on: too many failed calls, a worker lost, a deadline passed
+        └── NoEdits                 the optimizer model gave nothing at all that could be tried
     Stop (BaseException)            the end of an optimizer's loop, raised by the door
     ├── BudgetExhausted             a batch does not fit into what is left
     ├── OptimizerFailed             the editor gave no usable candidate, time after time
@@ -93,6 +94,10 @@ class TaskError(BenchmarkError):
         super().__init__(message)
         self.kind = kind
         self.message = message
+
+
+class NoEdits(TaskError):
+    """A search that could not search: every edit failed, was refused or was of no use. Tried again, it asks anew."""
 
 
 class Stop(BaseException):

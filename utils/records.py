@@ -502,6 +502,7 @@ class TaskResult:
     reported: Mapping[str, Any] = field(default_factory=dict)  # what the optimizer itself has to tell
     tables: Mapping[str, Table] = field(default_factory=dict)  # the same, small enough for every look at the run
     error: Failure | None = None
+    warnings: tuple[str, ...] = ()  # sentences that whoever reads the figures must know
 
     @classmethod
     def of_failure(cls, spec: TaskSpec, failure: Failure, paid: Spend) -> TaskResult:

@@ -5,7 +5,7 @@
 3. Replaying a whole journal makes no call and gives the same result, even if the model would answer otherwise by now.
 4. The result does not depend on how many calls are in flight, nor on the order in which answers come.
 5. The same seed takes the same path.
-6. Malformed replies of the editor are survived.
+6. Malformed replies of the editor are survived, and told; without one that can be used, there is no result.
 7. The final prompt is never worse than the seed prompt on validation.
 8. No request to the optimizer model holds a validation or test row.
 9. Every prompt that was scored is in the log of steps, with a decision and its reason.
@@ -28,12 +28,12 @@ from benchmark_task import Work, build_optimizer, run_task
 from tests.models import Scripted
 from utils.dataset_specs.base import DatasetSpec, Sizes
 from utils.door import Door
-from utils.errors import CallError, ErrorKind
+from utils.errors import CallError, ErrorKind, NoEdits
 from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.metrics.exact_match import ExactMatch
 from utils.prompt import Prompt
-from utils.records import Budget, Example, Request, Role, Splits, TaskResult, TaskSpec
+from utils.records import Budget, Example, Request, Role, Splits, StopReason, TaskResult, TaskSpec
 from utils.serialization import content_hash, encode
 
 VARIANTS = {"few_shot": {"max_trials": 6}, "balanced": {"first_rows": 4}}  # small enough for the budgets below
@@ -226,6 +226,59 @@ def test_malformed_replies_are_survived(name: str) -> None:
 
     result, _ = run(spec_of(name, 500), Scripted(clumsy), Tape())
     assert result.final is not None
+    told = [step for step in result.steps if step.decision == "malformed"]
+    assert bool(told) == bool(result.warnings)
+
+
+EDITED = pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("no_op", "few_shot")])
+
+
+@EDITED
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (CallError(ErrorKind.TRANSIENT, "HTTP 503"), ErrorKind.TRANSIENT),
+        (CallError(ErrorKind.CONTENT_FILTER, "declined"), ErrorKind.CONTENT_FILTER),
+        ("I would rather not.", ErrorKind.MALFORMED),
+        ("{}", ErrorKind.MALFORMED),
+        ("", ErrorKind.MALFORMED),
+    ],
+    ids=["down", "refuses", "prose", "no keys", "empty"],
+)
+def test_an_optimizer_model_that_gives_no_edit_fails_the_task(
+    name: str, answer: str | CallError, kind: ErrorKind
+) -> None:
+    def mute(request: Request, count: int) -> str | CallError:
+        return answer if request.schema is not None else steady(request, count)
+
+    model = Scripted(mute)
+    with pytest.raises(NoEdits) as caught:
+        run(spec_of(name, 5000), model, Tape())
+    assert caught.value.kind is kind
+    assert len(model.requests) < 1000  # an editor that never delivers costs little, however much there is to spend
+
+
+@EDITED
+def test_an_optimizer_goes_on_when_most_replies_cannot_be_read(name: str) -> None:
+    luck = Random(3)
+
+    def clumsy(request: Request, count: int) -> str:
+        bad = request.schema is not None and luck.random() < 0.6
+        return "I would rather not." if bad else fickle(request, count)
+
+    result, _ = run(spec_of(name, 500), Scripted(clumsy), Tape())
+    assert result.stop_reason is not StopReason.OPTIMIZER_FAILED
+    assert len(result.warnings) == 1
+    assert sum(step.decision in ("accept", "reject") for step in result.steps) > 3
+
+
+@pytest.mark.parametrize("name", ["no_op", "few_shot"])
+def test_what_needs_no_edit_has_a_result_without_one(name: str) -> None:
+    def mute(request: Request, count: int) -> str | CallError:
+        return CallError(ErrorKind.TRANSIENT, "HTTP 503") if request.schema is not None else steady(request, count)
+
+    result, _ = run(spec_of(name), Scripted(mute), Tape())
+    assert result.warnings == (() if name == "no_op" else ("edits failed 1 of 1 (transient)",))
 
 
 @ALL

@@ -141,7 +141,7 @@ def lines_of(*, hostile: bool = False) -> list[str]:
     plain.lost(task, message)
     plain.noted(message)
     plain.finished(task, failed(task, message))
-    plain.finished(task, done(task))
+    plain.finished(task, replace(done(task), warnings=(message,)))
     plain.close()
     return written(console).splitlines()
 
@@ -151,6 +151,7 @@ def test_a_change_is_one_line() -> None:
     assert [line.split()[1] for line in lines] == ["started", "stopped", "refused", "failed", "completed"]
     assert "auth: refused" in lines[3]
     assert "test 0.500 to 0.750" in lines[4]
+    assert lines[4].endswith("; refused"), "what must be known of the figures"
 
 
 def test_a_line_holds_no_code_that_a_terminal_would_obey() -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from optimizers.editor import (
     MAX_BARREN_STEPS,
     MAX_DUPLICATE_RETRIES,
+    MAX_FIRST_BARREN_STEPS,
     Ask,
     Editor,
     edited,
@@ -26,7 +27,7 @@ from optimizers.problem import Problem
 from tests.models import Scripted, constant, failing, listed
 from tests.strategies import texts
 from utils.door import Door
-from utils.errors import CallError, ErrorKind, OptimizerFailed
+from utils.errors import CallError, ErrorKind, NoEdits, OptimizerFailed
 from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.metrics.exact_match import ExactMatch
@@ -60,12 +61,12 @@ class Desk:
 
 
 @contextmanager
-def opened(model: Scripted, seed: int = 7) -> Iterator[Desk]:
+def opened(model: Scripted, seed: int = 7, take: int = 0) -> Iterator[Desk]:
     models = {Role.TASK: constant("yes"), Role.OPTIMIZER: model}
     door = Door(models, Journal(lambda line: None), Ledger())
     problem = Problem(SEED, ROWS, ROWS[:0], (ExactMatch(),), door)
     try:
-        yield Desk(problem, Editor(door, problem, seed=seed), model)
+        yield Desk(problem, Editor(door, problem, seed=seed, take=take), model)
     finally:
         door.close()
 
@@ -186,21 +187,95 @@ def test_an_invalid_proposal_is_logged_and_not_asked_again() -> None:
         assert step.parents == (SEED.id,)
 
 
-@pytest.mark.parametrize("reply", ["nonsense", OLD, '{"system": "x", "user": "y"}'])
-def test_three_barren_steps_in_a_row_end_the_optimization(reply: str) -> None:
+JUNK = ["nonsense", OLD, '{"system": "x", "user": "y"}']
+
+
+@pytest.mark.parametrize("reply", JUNK)
+def test_an_editor_that_never_delivers_is_given_up_after_three_steps(reply: str) -> None:
     with opened(constant(reply)) as desk:
-        assert [desk.rewrite() for _ in range(MAX_BARREN_STEPS - 1)] == [None, None]
+        assert [desk.rewrite() for _ in range(MAX_FIRST_BARREN_STEPS - 1)] == [None, None]
         with pytest.raises(OptimizerFailed) as caught:
             desk.rewrite()
+        assert len(desk.model.requests) <= 3 * 4 * 2
     assert caught.value.reason == StopReason.OPTIMIZER_FAILED
     assert str(caught.value) == "3 proposal steps in a row gave no valid new prompt"
 
 
+@pytest.mark.parametrize("reply", JUNK)
+def test_an_editor_that_has_delivered_is_given_time_and_not_for_ever(reply: str) -> None:
+    with opened(Scripted(lambda request, count: reply if count else new())) as desk:
+        assert desk.rewrite()
+        assert [desk.rewrite() for _ in range(MAX_BARREN_STEPS - 1)] == [None] * (MAX_BARREN_STEPS - 1)
+        with pytest.raises(OptimizerFailed):
+            desk.rewrite()
+        desk.editor.refuse_no_edits(StopReason.OPTIMIZER_FAILED)  # a search that could search
+
+
 def test_a_fruitful_step_starts_the_count_of_barren_ones_anew() -> None:
-    bad = "nonsense"
-    with opened(listed(*[bad] * 4, new(1), *[bad] * 4, new(2), *[bad] * 4)) as desk:
-        found = [desk.rewrite() for _ in range(8)]
-    assert [prompt is not None for prompt in found] == [False, False, True] * 2 + [False, False]
+    barren = [OLD] * 4
+    with opened(listed(*barren * 2, new(1), *barren * 12, new(2), *barren * 12)) as desk:
+        found = [desk.rewrite() for _ in range(2 + 1 + 12 + 1 + 12)]
+    assert [place for place, prompt in enumerate(found) if prompt] == [2, 15]
+
+
+def test_a_reply_that_cannot_be_read_is_asked_for_again_within_the_step() -> None:
+    with opened(listed("no", "nor now", CallError(ErrorKind.TRANSIENT, "lost"), new())) as desk:
+        assert desk.rewrite() == Prompt("Wording 0.", "{question}")
+        assert desk.decisions == ["malformed", "malformed"]
+        assert desk.editor.edits == (2, 3)
+
+
+# --------------------------------------------------------------------------- a search that could not search
+
+
+def refused(model: Scripted, steps: int = 1) -> NoEdits:
+    with opened(model) as desk:
+        reason = StopReason.BUDGET_CALLS
+        try:
+            for _ in range(steps):
+                desk.rewrite()
+        except OptimizerFailed as stop:
+            reason = StopReason(stop.reason)
+        with pytest.raises(NoEdits) as caught:
+            desk.editor.refuse_no_edits(reason)
+        return caught.value
+
+
+@pytest.mark.parametrize("kind", [ErrorKind.TRANSIENT, ErrorKind.CONTENT_FILTER, ErrorKind.BAD_REQUEST])
+def test_edits_that_all_failed_are_an_error_of_their_kind(kind: ErrorKind) -> None:
+    error = refused(failing(kind, "HTTP 500"))
+    assert error.kind is kind
+    assert str(error) == "the optimizer model gave no edit that could be tried, 4 were asked: HTTP 500"
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    list(zip(JUNK, ["the reply holds no JSON object", "repeats a prompt", "{question} is missing"], strict=True)),
+)
+def test_junk_is_an_error_of_class_malformed(reply: str, why: str) -> None:
+    error = refused(constant(reply), steps=MAX_FIRST_BARREN_STEPS)
+    assert error.kind is ErrorKind.MALFORMED
+    assert why in str(error)
+
+
+def test_the_kind_is_that_of_most_failures() -> None:
+    lost, declined = (CallError(kind, kind) for kind in (ErrorKind.TRANSIENT, ErrorKind.CONTENT_FILTER))
+    assert refused(listed(lost, declined, declined, "junk", "junk")).kind is ErrorKind.CONTENT_FILTER
+
+
+def test_one_edit_is_enough_for_a_warning_with_the_count() -> None:
+    lost = CallError(ErrorKind.TRANSIENT, "lost")
+    with opened(listed(lost, new(), lost, "junk", "junk", new(1))) as desk:
+        assert desk.rewrite()
+        assert desk.rewrite()
+        desk.editor.refuse_no_edits(StopReason.MAX_ITERATIONS)
+        assert desk.editor.warnings == ("edits failed 3 of 5 (transient, malformed)",)
+
+
+def test_nothing_asked_is_nothing_failed() -> None:
+    with opened(failing()) as desk:
+        desk.editor.refuse_no_edits(StopReason.EXHAUSTED)
+        assert desk.editor.warnings == ()
 
 
 def test_a_critique_that_fails_is_no_barren_step() -> None:
@@ -212,12 +287,17 @@ def test_a_critique_that_fails_is_no_barren_step() -> None:
 # --------------------------------------------------------------------------- samples
 
 
-def samples(seed: int) -> list[int]:
-    with opened(Scripted(lambda request, count: new(count)), seed) as desk:
+def samples(seed: int, take: int = 0) -> list[int]:
+    with opened(Scripted(lambda request, count: new(count)), seed, take) as desk:
         for _ in range(3):
             desk.rewrite()
         desk.editor.ask_all("speak", [ASK, ASK])
         return [request.sample for request in desk.model.requests]
+
+
+def test_another_take_of_a_seed_asks_for_other_samples() -> None:
+    asked = [samples(3, take) for take in (0, 1, 2)] + [samples(4)]
+    assert len(set().union(*asked)) == sum(len(set(some)) for some in asked)
 
 
 def test_no_two_askings_of_the_same_are_one_question() -> None:

@@ -116,6 +116,7 @@ def task_row(spec: TaskSpec, result: Row | None = None) -> Row:
         "paid": encode(Spend()),
         "seconds": None,
         "error": None,
+        "warnings": [],
         "links": {},
     }
     return row if result is None else {**row, **_billed(outcome(result))}
@@ -128,6 +129,7 @@ def outcome(result: Row) -> Row:
         **{key: result[key] for key in OUTCOME},
         **{key: result.get(key, default) for key, default in LATER.items()},
         "error": None if error is None else {"class": error["kind"], "message": error["message"]},
+        "warnings": result.get("warnings", []),  # results of before have none
     }
 
 

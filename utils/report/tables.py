@@ -27,6 +27,7 @@ STYLES = {"completed": "green", "failed": "red", "running": "cyan", "pending": "
 SLOT = f"{{{DEMOS}}}"
 BEGINNING = 60  # characters of a prompt's text that stand for it in a table
 LEAST_SAVED = 0.05  # share of an answer's tokens; less is not told beside the verdict
+MOST_LINES = 8  # of failures, and of warnings, under the table of results
 SIMULATED = "simulated: the mechanics of optimizers, no evidence about real models; sim$ is play money"
 
 
@@ -125,8 +126,9 @@ def results(overview: Row) -> RenderableType:
         Text(),
         grid,
         Text(),
-        *map(_failure, printable(failed[:8])),
-        *_more(len(failed) - 8),
+        *map(_failure, printable(failed[:MOST_LINES])),
+        *_more(len(failed) - MOST_LINES),
+        *_warnings(overview["tasks"]),
         *_notes(overview),
     )
 
@@ -250,7 +252,8 @@ def _task(task: Row) -> list[RenderableType]:
     spent = [f"  {name:10} {_spent(task, key)}" for name, key in (("search", "spent"), ("scoring", "scoring"))]
     spent[0] += f", {duration(number(task['seconds']))}"
     tables = [part for name, table in task["tables"].items() if table["rows"] for part in _own(name, table)]
-    return [head, *map(Text, [*scores, *spent]), *_prompt(task), *tables, *links]
+    warned = [Text(f"  {'warning':10} {warning}", style="yellow") for warning in task["warnings"]]
+    return [head, *map(Text, [*scores, *spent]), *warned, *_prompt(task), *tables, *links]
 
 
 def _tokens(task: Row) -> str:
@@ -412,6 +415,19 @@ def _notes(overview: Row) -> list[Text]:
 
 def _failure(task: Row) -> Text:
     return Text(f"{task['task_id']}: {task['error']['class']}: {task['error']['message']}", style="red")
+
+
+def _warnings(tasks: Sequence[Row]) -> list[Text]:
+    """What must be known of the figures, said once where several tasks have it in common."""
+    having: dict[str, list[str]] = {}
+    for task in tasks:
+        for warning in task["warnings"]:
+            having.setdefault(warning, []).append(task["task_id"])
+    lines = [f"{ids[0] if len(ids) == 1 else f'{len(ids)} tasks'}: {warning}" for warning, ids in having.items()]
+    more = (
+        [f"... and {len(lines) - MOST_LINES} more; see check_results.py --detailed"] if len(lines) > MOST_LINES else []
+    )
+    return [Text(printable(line), style="yellow") for line in [*lines[:MOST_LINES], *more]]
 
 
 def _more(count: int) -> list[Text]:

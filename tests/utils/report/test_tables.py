@@ -132,6 +132,30 @@ def test_every_error_is_named_up_to_eight() -> None:
     assert "2 more failed" in text
 
 
+def test_what_must_be_known_of_a_result_stands_under_the_table_and_beside_its_task() -> None:
+    warned = [replace(done(task), warnings=("edits failed 12 of 20 (malformed)",)) for task in (A, B)]
+    alone = replace(done(A), warnings=("edits failed 1 of 20 (transient)",))
+    assert f"{A.task_id}: edits failed 1 of 20 (transient)" in shown(results(overview((A, alone), (B, done(B)))))
+    both = overview((A, warned[0]), (B, warned[1]))
+    assert "2 tasks: edits failed 12 of 20 (malformed)" in shown(results(both))
+    assert shown(tasks_table(both)).count("warning    edits failed 12 of 20 (malformed)") == 2
+
+
+def test_of_many_warnings_the_first_eight_are_shown() -> None:
+    tasks = [spec(seed) for seed in range(10)]
+    warned = ((task, replace(done(task), warnings=(f"edits failed {task.seed} of 20.",))) for task in tasks)
+    text = shown(results(overview(*warned)))
+    assert [f"edits failed {seed} of 20." in text for seed in range(10)] == [True] * 8 + [False] * 2
+    assert "... and 2 more; see check_results.py --detailed" in text
+
+
+def test_a_result_of_before_there_were_warnings_has_none() -> None:
+    old = encode(done(A))
+    del old["warnings"]
+    row = task_row(A, old)
+    assert row["warnings"] == []
+
+
 def test_a_simulated_result_says_so() -> None:
     task = spec(model="sim/standard")
     for table in (results, tasks_table):
