@@ -27,7 +27,7 @@ from local.worker import CACHE, Order, work
 from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.bills import Bills
 from utils.errors import ErrorKind, UsageError
-from utils.llm.cache import AnswerStore
+from utils.llm.cache import prepare
 from utils.records import Failure, Progress, Status, TaskResult, TaskSpec
 
 TICK_S = 0.1
@@ -138,8 +138,7 @@ class Runner:
         self._earlier = {task.task_id: states[task.task_id].attempts for task in tasks}
         self.purse = Purse(self.limits.run_usd, self.paid_before_usd)
         if self.limits.share_answers:
-            # made here once: workers that all switched a new file to WAL would lock each other out
-            AnswerStore(self.root / self.archive.run_id / CACHE).close()
+            prepare(self.root / self.archive.run_id / CACHE)
         self._context = multiprocessing.get_context("forkserver")
         with self._signals():
             while self._workers or (self._waiting and not self.is_draining):

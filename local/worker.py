@@ -55,11 +55,12 @@ def work(order: Order, pipe: Connection) -> None:
     archive = local_archive(order.root, order.run_id)
     folder = order.root / order.run_id
     log_to(folder / archive.log_name(order.spec.task_id), order.log_level)
-    claim = Folder(folder).claim(archive.started_name(order.attempt), f'{{"pid":{os.getpid()}}}\n')
+    here, started = Folder(folder), archive.started_name(order.attempt)
+    claim = here.claim(started, f'{{"pid":{os.getpid()}}}\n')
     line = Line(pipe)
 
     def wrap(model: LLM, task_id: str) -> LLM:
-        return Cached(model, AnswerStore(folder / CACHE), task_id)
+        return Cached(model, AnswerStore(folder / CACHE, started, here.is_claimed), task_id)
 
     attempt(
         order.spec,

@@ -14,11 +14,12 @@ import pytest
 
 from tests.models import Scripted, constant, fickle, listed
 from tests.waiting import PATIENCE_S
+from utils.archive import Folder
 from utils.door import Door
-from utils.errors import CallError, ErrorKind
+from utils.errors import CallError, ErrorKind, UsageError
 from utils.journal import Journal
 from utils.ledger import Ledger
-from utils.llm.cache import LEASE_S, AnswerStore, Cached
+from utils.llm.cache import AnswerStore, Cached, prepare
 from utils.records import Completion, Message, Request, Role, Usage
 
 ROOT = Path(__file__).parents[3]
@@ -31,16 +32,6 @@ def question(text: str = "q", **params: Any) -> Request:
 
 def answer(model: Cached, request: Request) -> Completion:
     return asyncio.run(model.complete(request))
-
-
-def dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def claim_for(store: AnswerStore, key: str, pid: int, since: float) -> None:
-    store._db.execute("insert into claims values (?, ?, ?)", (key, pid, since))
 
 
 @pytest.fixture(autouse=True)
@@ -207,32 +198,86 @@ def test_a_living_owner_is_waited_for(path: Path) -> None:
 
 
 def test_a_dead_owners_claim_is_taken_over(path: Path) -> None:
-    store = AnswerStore(path)
-    claim_for(store, question().key("scripted"), dead_pid(), store._clock())
+    AnswerStore(path, "started/dead").claim(question().key("scripted"))
+    store = AnswerStore(path, "started/new", {"started/new"}.__contains__)
     assert answer(Cached(constant("mine"), store, "t2"), question()).text == "mine"
 
 
 def test_only_one_of_several_takes_a_dead_owners_claim_over(path: Path) -> None:
-    first, second = AnswerStore(path), AnswerStore(path)
-    claim_for(first, "k", dead_pid(), first._clock())
-    assert [first.claim("k"), second.claim("k")] == [True, False]
+    AnswerStore(path, "dead").claim("k")
+    first, second = (AnswerStore(path, name, {"a", "b"}.__contains__) for name in "ab")
+    assert [first.claim("k"), second.claim("k"), first.claim("k")] == [True, False, False]
 
 
-def test_a_claim_older_than_any_call_is_taken_over_whoever_has_its_pid_now(path: Path) -> None:
-    now = [1000.0]
-    store = AnswerStore(path, clock=lambda: now[0])
-    claim_for(store, "k", os.getppid(), now[0])
-    now[0] += LEASE_S - 1
-    assert not store.claim("k")
-    now[0] += 2
-    assert store.claim("k")
+def test_a_claim_dies_with_the_lock_of_its_attempt_whoever_has_its_number_now(path: Path, tmp_path: Path) -> None:
+    """In a restarted container process numbers repeat, so a living number says nothing of who made a claim."""
+    folder = Folder(tmp_path)
+    lock = folder.claim("started/x@1.001", str(os.getpid()))
+    AnswerStore(path, "started/x@1.001").claim("k")
+    later = AnswerStore(path, "started/x@2.002", folder.is_claimed)
+    assert not later.claim("k")
+    lock.release()
+    assert later.claim("k")
 
 
 def test_nobody_lets_go_of_anothers_claim(path: Path) -> None:
+    first, second = AnswerStore(path, "a"), AnswerStore(path, "b")
+    first.claim("k")
+    second.release("k")
+    assert not second.claim("k")
+
+
+# --------------------------------------------------------------------------- a file that is damaged
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten", "not a database"])
+def test_a_damaged_file_is_made_anew(path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    prepare(path)
     store = AnswerStore(path)
-    claim_for(store, "k", os.getppid(), store._clock())
-    store.release("k")
-    assert not store.claim("k")
+    for number in range(200):
+        store.put(str(number), Completion("x" * 100, Usage(1, 1), 0.5), "t1")
+    store.close()
+    whole = path.read_bytes()
+    content = {
+        "emptied": b"",
+        "cut": whole[: len(whole) // 2],
+        "overwritten": whole[:1000] + b"\xff" * 20_000 + whole[21_000:],
+        "not a database": b"{}" * 1000,
+    }[damage]
+    path.write_bytes(content)
+    prepare(path)
+    assert AnswerStore(path).claim("k")
+    assert ("is made anew" in caplog.text) == (damage != "emptied")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_whole_is_kept(path: Path) -> None:
+    for _ in range(2):
+        prepare(path)
+        answer(Cached(constant("x"), AnswerStore(path), "t1"), question())
+    found = AnswerStore(path).find(question().key("scripted"))
+    assert found
+    assert found[0].text == "x"
+
+
+def test_a_link_is_refused(path: Path, tmp_path: Path) -> None:
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="symbolic link"):
+        prepare(path)
+
+
+def test_a_file_that_is_damaged_while_it_is_used_costs_a_question_and_no_task(path: Path) -> None:
+    model = fickle()
+    shared = Cached(model, AnswerStore(path), "t1")
+    shared._store._db.executescript("drop table answers; drop table asked")
+    assert [answer(shared, question()).text for _ in range(2)] == ["answer 0", "answer 1"]
+
+
+def test_an_answer_that_could_not_be_stored_keeps_nobody_waiting(path: Path) -> None:
+    shared = Cached(constant("x"), AnswerStore(path), "t1")
+    shared._store._db.execute("create trigger full before insert on answers begin select raise(abort, 'full'); end")
+    assert answer(shared, question()).text == "x"
+    assert AnswerStore(path, "another").claim(question().key("scripted"))
 
 
 def test_an_answer_that_came_between_look_and_claim_is_used(path: Path) -> None:
