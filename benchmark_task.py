@@ -601,6 +601,7 @@ class Place:
     tell: Callable[[Progress], None] = lambda progress: None
     purse: Purse | None = None
     gates: dict[str, Gate] = field(default_factory=dict)
+    bulletins: Path | None = None  # the folder in which this run's processes tell each other of a provider's pauses
 
 
 def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
@@ -657,6 +658,7 @@ def _door(spec: TaskSpec, work: Work, place: Place, calls: Appender) -> Door:
             in_flight=place.in_flight,
             kind=kind,
             examples=examples,
+            bulletins=place.bulletins,
         )
         # three seeds of a model that is asked at another temperature than 0 must not become copies of one
         is_fixed = kind == "embedding" or takes_temperature(name, spec.model_params)

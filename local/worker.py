@@ -26,6 +26,7 @@ from utils.llm.cache import AnswerStore, Cached
 from utils.records import Progress, TaskSpec
 
 CACHE = "cache.sqlite"  # in the run's folder
+BULLETINS = "providers"  # likewise
 TELL_EVERY_S = 0.2
 logger = logging.getLogger("benchmark")
 
@@ -75,6 +76,7 @@ def work(order: Order, pipe: Connection) -> None:
             draining=line.draining.is_set,
             tell=line.tell,
             purse=line if order.limited_run else None,
+            bulletins=folder / BULLETINS,
         ),
     )
     claim.release()

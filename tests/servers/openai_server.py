@@ -144,6 +144,8 @@ class Ledger:
     early_retries: int = 0  # a body that came again before its Retry-After ran out
     pause: tuple[float, float] = (-math.inf, -math.inf)  # the second half of the latest Retry-After that was sent
     early_sends: int = 0  # requests that came in it: none of these can have been on its way when the first was refused
+    arrivals: list[float] = field(default_factory=list)  # of requests, on the monotonic clock
+    pauses: list[tuple[float, float]] = field(default_factory=list)  # each Retry-After: from its sending to its end
     in_flight: int = 0
     max_in_flight: int = 0
     connections: int = 0
@@ -288,6 +290,7 @@ class App:
         ledger.tries[digest] += 1
         if self.clock() < ledger.barred.pop(digest, -math.inf):
             ledger.early_retries += 1
+        ledger.arrivals.append(time.monotonic())
         ledger.early_sends += ledger.pause[0] <= self.clock() < ledger.pause[1]
         rng = random.Random(f"{self.settings.seed}|{digest}|{attempt}")
         fault = self.draw(rng, digest, attempt)
@@ -337,6 +340,7 @@ class App:
             headers = retry_after(wait_s, self.settings.retry_after_form)
             now = self.clock()
             self.ledger.barred[digest] = now + wait_s
+            self.ledger.pauses.append((now, now + wait_s))
             self.ledger.pause = max(self.ledger.pause, (now + wait_s / 2, now + wait_s), key=lambda pause: pause[1])
         # Real providers repeat the refused key in their message; a client that shows it leaks it.
         message = message.replace("{key}", key_of(asked))

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from utils.llm.base import LLM
+from utils.llm.bulletin import Bulletin
 from utils.llm.resilience import Gate, Resilient, RetryPolicy
 from utils.records import Completion, Example, Message, Request
+from utils.serialization import content_hash
 
 SIMULATED = "sim"
 
@@ -60,15 +63,24 @@ def connect(
     in_flight: int,
     kind: Literal["chat", "embedding"] = "chat",
     examples: Sequence[Example] = (),
+    bulletins: Path | None = None,
 ) -> LLM:
     """The model, with retries, behind its provider's gate in `gates`, which is made if it is not there.
 
     `params` lie under each request's own. `in_flight` bounds the calls of a new gate; an existing one keeps its bound.
-    `examples` are what a simulated model knows the answers of.
+    `examples` are what a simulated model knows the answers of. `bulletins` is the folder in which the processes of a
+    run tell each other of a provider's pauses.
     """
     policy = policy or RetryPolicy()
-    gate = gates.setdefault(gate_name(model, params), Gate(in_flight))
-    return Resilient(_bare(model, params, kind, examples, policy.timeout_s), gate, policy)
+    name = gate_name(model, params)
+    if name not in gates:
+        provider = provider_of(model)
+        bulletin = None
+        if bulletins is not None and provider != SIMULATED:
+            # a hash, because an address may hold what no file name should
+            bulletin = Bulletin(bulletins / f"{provider}-{content_hash(name, 8)}.jsonl")
+        gates[name] = Gate(in_flight, bulletin=bulletin)
+    return Resilient(_bare(model, params, kind, examples, policy.timeout_s), gates[name], policy)
 
 
 @dataclass(frozen=True)

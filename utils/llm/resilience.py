@@ -1,7 +1,8 @@
 """Retries, time limits and adaptive concurrency around any model.
 
 `Resilient` wraps one model: it decides what is asked again, when, and when to give up. `Gate` is shared by all models
-of one provider in the process: it decides how many calls are in flight. What an error means is said by whoever raised
+of one provider in the process: it decides how many calls are in flight, and what it learns of a pause it shares with
+the gates of other processes through a `Bulletin`. What an error means is said by whoever raised
 the `CallError`; here only its kind, its message and its Retry-After are read.
 
 Four promises hold whatever a provider does: a call ends after a stated number of tries and a stated time; a
@@ -25,12 +26,11 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from utils.errors import CallError, ErrorKind
 from utils.llm.base import LLM, Unusable, sponsor
+from utils.llm.bulletin import Bulletin
 from utils.records import Completion, Request, Usage
 
 Sleep = Callable[[float], Awaitable[None]]
 Clock = Callable[[], float]  # seconds, monotonic
-
-PAUSE_AFTER = 2  # throttled calls in a row that pause a provider
 
 
 class Throttled(CallError):
@@ -85,21 +85,28 @@ class Gate:
     """How many calls to one provider may be in flight.
 
     Additive increase, multiplicative decrease: about one more after each round of answers, half as many after a
-    throttled call. Calls that left before the last decrease say nothing new, so a burst of 429s counts once. A
-    throttled call waits for its own Retry-After; two in a row, with no answer between them, pause all sends of the
-    provider. Retries go before calls that were never sent, each in their order.
+    throttled call. Calls that left before the last decrease say nothing new, so a burst of 429s counts once. The first
+    Retry-After is the provider's word to all: it pauses every send to it, those of other processes too. Retries go
+    before calls that were never sent, each in their order.
     """
 
-    def __init__(self, limit: int, *, sleep: Sleep = asyncio.sleep, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        limit: int,
+        *,
+        sleep: Sleep = asyncio.sleep,
+        clock: Clock = time.monotonic,
+        bulletin: Bulletin | None = None,
+    ) -> None:
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         self._limit = limit
         self._allowed = float(limit)
         self._sleep, self._clock = sleep, clock
+        self._bulletin = bulletin
         self._in_flight = 0
         self._backing_off = 0
         self._sent = 0  # calls let through so far; a call's ticket is its number
-        self._throttled_in_a_row = 0
         self._cut_at = 0  # tickets up to this one left before the last decrease
         self._paused_until = -math.inf
         self._refusal: CallError | None = None
@@ -136,7 +143,6 @@ class Gate:
 
     def answered(self) -> None:
         """A call was answered: a little more is allowed."""
-        self._throttled_in_a_row = 0
         self._allowed = min(float(self._limit), self._allowed + 1 / self._allowed)
 
     def failed(self, error: CallError, ticket: int) -> None:
@@ -147,10 +153,10 @@ class Gate:
             if ticket > self._cut_at:
                 self._allowed = max(1.0, min(self._allowed, self._in_flight) / 2)
                 self._cut_at = self._sent
-            self._throttled_in_a_row += 1
-            # one throttled call among answered ones waits by itself; two in a row are the provider's word to all
-            if self._throttled_in_a_row >= PAUSE_AFTER:
-                self._pause(error.retry_after_s or 0.0)
+            if error.retry_after_s:
+                self._pause(error.retry_after_s)
+                if self._bulletin:
+                    self._bulletin.post(pause_s=error.retry_after_s)
 
     async def _enter(self, is_retry: bool, patience_s: float) -> int:
         queue = self._retries if is_retry else self._fresh
@@ -161,6 +167,7 @@ class Gate:
             (queue.append if is_new else queue.appendleft)(waiter)
             self._admit()
             ticket = await self._turn(waiter, queue)
+            self._hear()
             if self._refusal is None and self._pause_s() == 0:
                 return ticket
             # Between the moment it was let through and this one, another call was refused or told to wait.
@@ -168,6 +175,7 @@ class Gate:
             is_new = False
 
     def _turn_away(self, patience_s: float) -> None:
+        self._hear()
         if self._refusal is not None:
             raise CallError(self._refusal.kind, self._refusal.message, attempts=0)
         if self._pause_s() > patience_s:
@@ -189,6 +197,7 @@ class Gate:
 
     def _admit(self) -> None:
         """Lets waiting calls through as far as there is room."""
+        self._hear()
         if self._pause_s() > 0:
             self._set_alarm()
             return
@@ -202,10 +211,20 @@ class Gate:
     def _pause_s(self) -> float:
         return max(0.0, self._paused_until - self._clock())
 
+    def _hear(self) -> None:
+        """Keeps to the pauses that other processes were told of."""
+        if self._bulletin is None:
+            return
+        now = self._bulletin.now()
+        left_s = max((notice.left_s(now) for notice in self._bulletin.news()), default=0.0)
+        if left_s > self._pause_s():
+            self._pause(left_s)
+
     def _pause(self, seconds: float) -> None:
         self._paused_until = max(self._paused_until, self._clock() + seconds)
         self._dismiss(lambda waiter: self._too_long() if self._pause_s() > waiter.patience_s else None)
-        self._admit()
+        if self._pause_s() > 0:
+            self._set_alarm()
 
     def _refuse(self, error: CallError) -> None:
         self._refusal = self._refusal or error
@@ -236,6 +255,7 @@ class Gate:
     async def _after_pause(self) -> None:
         while (pause_s := self._pause_s()) > 0:
             await self._sleep(pause_s)
+            self._hear()
         self._alarm = None
         self._admit()
 

@@ -725,6 +725,32 @@ def test_a_call_that_never_reached_the_provider_costs_nothing() -> None:
     assert not isinstance(fail(LiteLLMModel("openai/gpt-4o-mini", {"api_base": "http://127.0.0.1:9/v1"})), Unusable)
 
 
+def test_no_worker_sends_within_a_pause_that_another_was_told_of(server: OpenAIServer, tmp_path: Path) -> None:
+    """As two processes of a run: each with gates of its own, and the run's folder between them."""
+    server.settings.faults, server.settings.retry_after_s = {"rate_limit": 1.0}, 1.5
+
+    def worker() -> LLM:
+        return connect("openai/gpt-4o-mini", {}, gates={}, in_flight=4, bulletins=tmp_path)
+
+    async def main() -> None:
+        refused, other = worker(), worker()
+        first = asyncio.create_task(refused.complete(HELLO))
+        while not any(tmp_path.iterdir()):
+            await asyncio.sleep(0.01)
+        server.settings.faults = {}
+        await asyncio.gather(
+            first, *(other.complete(Request((Message("user", f"{i}"),), {"temperature": 0})) for i in range(4))
+        )
+        await refused.close()
+        await other.close()
+
+    asyncio.run(main())
+    ledger = server.app.ledger
+    [(begin, end)] = ledger.pauses
+    assert len(ledger.arrivals) == 6
+    assert not [at for at in ledger.arrivals if begin < at < end]
+
+
 def test_models_of_a_provider_share_a_gate(server: OpenAIServer) -> None:
     gates: dict[str, Gate] = {}
     one = connect("openai/gpt-4o-mini", {}, gates=gates, in_flight=4)
