@@ -317,7 +317,7 @@ def _build(name: str, params: Mapping[str, Any]) -> Optimizer:
     optimizer = OPTIMIZERS[name]
     try:
         # through the codec, so that a value of the wrong type is refused by name
-        return decode(type(optimizer), {**_defaults(optimizer), **params})
+        return decode(type(optimizer), encode({**_defaults(optimizer), **params}))
     except UsageError as error:
         raise UsageError(f"optimizer {name}: {error}") from None
 

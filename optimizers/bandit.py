@@ -51,6 +51,11 @@ class Arm:
         """The posterior mean of its success rate."""
         return self.alpha / (self.alpha + self.beta)
 
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of what is believed of it."""
+        return math.sqrt(self.mean * (1 - self.mean) / (self.alpha + self.beta + 1))
+
 
 @dataclass(frozen=True)
 class Selection:

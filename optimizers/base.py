@@ -9,15 +9,17 @@ Adding one: a file here, and a row in `benchmark_config.OPTIMIZERS`.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import ClassVar
 
 from optimizers.editor import Editor
 from optimizers.problem import Problem
 from utils.errors import UsageError
+from utils.prompt import Prompt
 from utils.records import Budget, Evaluation, Forecast, Standing, StopReason, Table
 
 LEAST_SAMPLE = 20  # validation rows a trial is scored on, if there are as many
@@ -70,6 +72,20 @@ class Optimizer(ABC):
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise UsageError(f"{name} is {getattr(self, name)}; give {value:g} or more")
+
+
+def given_texts(given: str | tuple[str, ...]) -> list[str]:
+    """The prompts that a parameter gives: a list, or a text parted by lines of `---`, without such a line by `|`."""
+    if isinstance(given, str):
+        given = tuple(re.split(r"^-{3,}\s*$", given, flags=re.MULTILINE))
+        given = tuple(given[0].split("|")) if len(given) == 1 else given
+    return [text.strip() for text in given if text.strip()]
+
+
+def with_text(seed: Prompt, text: str) -> Prompt:
+    """A prompt of the user's in the place of the seed's: its system text, or the whole if it names a column."""
+    written = Prompt(user=text)
+    return written if written.placeholders else replace(seed, system=text)
 
 
 def sample_size(validation: int, calls: int) -> int:

@@ -78,6 +78,7 @@ class Problem:
         self._held_out = spans - spans_in(_texts(seed))
         self._scored: dict[tuple[str, str], ItemScore] = {}
         self._prompts: dict[str, Prompt] = {}
+        self._nominated: dict[str, Prompt] = {}
 
     @property
     def objective(self) -> str:
@@ -236,8 +237,16 @@ class Problem:
 
     # ------------------------------------------------------------------ what was found
 
+    def nominate(self, prompts: Sequence[Prompt]) -> None:
+        """Have these in the final choice, the most promising first, whatever they scored on validation, if anything.
+
+        For an optimizer whose evidence is of training rows. The latest nomination counts, so it stands however the
+        search ends.
+        """
+        self._nominated = {prompt.id: prompt for prompt in prompts if prompt.id != self.seed.id}
+
     def finalists(self, count: int, utility: Utility | None = None) -> list[Prompt]:
-        """The seed, then the most promising scored prompts, best first: of the greatest utility (none: mean score).
+        """The seed, the nominated prompts, then the most promising: of the greatest utility (none: mean score).
 
         A mean over few examples is pulled towards the seed's, as if five more had scored like it, so that luck on a
         small sample does not carry a prompt to the end. Ties: the shorter prompt, then the earlier one.
@@ -247,12 +256,13 @@ class Problem:
         ranked = []
         for order, prompt in enumerate(self._prompts.values()):
             trial = self._validated(prompt)
-            if prompt.id != self.seed.id and trial.values:
+            if prompt.id not in (self.seed.id, *self._nominated) and trial.values:
                 pull = PULL / (len(trial.values) + PULL) if seed.values else 0.0
                 score = (1 - pull) * trial.mean + (pull * seed.mean if pull else 0.0)
                 tokens = (1 - pull) * trial.tokens + (pull * seed.tokens if pull else 0.0)
                 ranked.append((-worth(score, tokens, seed), prompt.length, order, prompt))
-        return [self.seed, *(row[-1] for row in sorted(ranked, key=lambda row: row[:-1])[:count])]
+        best = [row[-1] for row in sorted(ranked, key=lambda row: row[:-1])]
+        return [self.seed, *[*self._nominated.values(), *best][:count]]
 
     def _validated(self, prompt: Prompt) -> Evaluation:
         scored = [example for example in self.validation if (prompt.id, example.id) in self._scored]

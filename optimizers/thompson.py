@@ -1,45 +1,50 @@
-"""Thompson sampling over a living portfolio of prompts: each training row is one interaction with one prompt.
+"""Thompson sampling over a living portfolio of prompts: an interaction is a training row given to one prompt.
 
 Source: "Optimizing Prompts with Reinforcement Learning", a notebook on Thompson sampling and evolutionary prompt
 optimization; the bandit itself is `optimizers/bandit.py`. Differs: the days are as many as the budget bears (the
-notebook's 30); the first day is the seed prompt's alone, so that the other starting prompts are written by an editor
-who has seen failures; a day's interactions are sent in groups (`at_once`) whose rewards come back together, because
-one call at a time is slow on a real provider (1 is the classic order); mutations see the last failures of the parent;
-an arm walks each training row once, as the same answer twice is no evidence; weak arms are retired at 0.15, not 0.05:
-with so few interactions, patience costs more than a wrong retirement does.
+notebook's 30); without prompts from the user the first day is the seed prompt's alone, so that the others are written
+by an editor who has seen failures; a day's interactions are sent in groups (`at_once`) whose rewards come back
+together, because one call at a time is slow on a real provider (1 is the classic order); mutations see the last
+failures of the parent.
 
-    arms <- {seed}; after the first day also mutations of it
-    each day: calls_per_day times: select an arm, give it the next row of its walk, update it by the score
-              evolve: retire, mutate the best                                     see bandit.py
-    the arms with the greatest posterior means, of those played ten times, are scored on a sample of validation
+    arms <- {seed, the user's prompts}; none given: after the first day also mutations of the seed
+    as often as the budget bears: select an arm, give it the next row of its walk, update it by the score
+        every calls_per_day interactions: retire, mutate the best                      see bandit.py
+    nominate the arms with the greatest posterior means, of those played ten times, for the final choice
 
-All arms walk the same permutation of the training rows, so that they are compared on the same ones. The leader is
-scored on the sample on the way too: a budget that ends early leaves something behind.
+All arms walk the same circle of training rows, a newcomer from a place of its own, as every newcomer's first few rows
+would else be the same, easy or hard. A row that is replayed for the same prompt has the answer it had, for nothing, and
+counts as an interaction. So a portfolio on few rows goes on shifting its traffic, and posteriors tell the truth about
+these rows, not about others: the final choice is made on validation. The leaders are nominated after every group, so
+any end finds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Literal
 
 from optimizers.bandit import Arm, Bandit, Evolution, Selection
-from optimizers.base import Extent, Optimizer, forecast, sample_size
+from optimizers.base import Extent, Optimizer, forecast, given_texts, with_text
 from optimizers.editor import Editor, show_all, show_failure
 from optimizers.problem import Problem
+from utils.errors import OptimizerFailed, UsageError
 from utils.prompt import Prompt
 from utils.records import Budget, Example, Forecast, ItemScore, StopReason
+
+SETTLED = 10  # pulls after which an arm's posterior mean is believed
 
 
 @dataclass(frozen=True)
 class Thompson(Optimizer):
     """Share out traffic by Thompson sampling; retire weak prompts, mutate the best one."""
 
+    prompts: str | tuple[str, ...] = ()  # to start from beside the seed prompt: a list, or a text (see `given_texts`)
     days: int = 0  # 0: as many as the budget bears
     calls_per_day: int = 10  # interactions between two evolutions
     at_once: int = 5  # interactions sent together, before any of their rewards is known
-    n_initial: int = 5  # arms after the first day
+    n_initial: int = 5  # arms after the first day, where no prompts are given
     max_arms: int = 8
     min_arms: int = 2
     min_pulls: int = 3  # before an arm may be retired
@@ -48,70 +53,45 @@ class Thompson(Optimizer):
     failures_shown: int = 4  # of the parent, to the editor; 0: mutations are blind
     reward: Literal["fraction", "success", "bernoulli"] = "fraction"  # a graded score in parts, by threshold, or drawn
     success_threshold: float = 1.0
-    finalists: int = 3  # arms that are scored on validation at the end
-    n_samples: int = 0  # validation rows for that; 0: as many as the budget bears
 
     def __post_init__(self) -> None:
-        self.refuse_below(days=0, calls_per_day=1, at_once=1, n_initial=1, min_arms=1, min_pulls=0, finalists=1)
-        self.refuse_below(max_arms=max(self.min_arms, self.n_initial), failures_shown=0, n_samples=0)
+        self.refuse_below(days=0, calls_per_day=1, at_once=1, n_initial=1, min_arms=1, min_pulls=0)
+        first = 1 + len(self._given) if self._given else self.n_initial
+        self.refuse_below(max_arms=max(self.min_arms, first), failures_shown=0)
         self.refuse_below(retirement_threshold=0, inherit_strength=0, success_threshold=0)
 
     def optimize(self, problem: Problem, editor: Editor, rng: Random) -> StopReason:
-        sample = problem.validation[: self._sample(len(problem.validation), problem.calls_left)]
-        days = self._days(problem.calls_left, len(sample))
         traffic = _Traffic(self, problem, editor, rng)
-        checks = {days * part // CHECKS for part in range(1, CHECKS)}
-        for day in range(1, days + 1):
-            played = 0
-            while played < self.calls_per_day and (
-                some := traffic.play(min(self.at_once, self.calls_per_day - played))
-            ):
-                played += some
-            if not played:
-                break
-            if day < days:
-                traffic.evolve(self.n_initial if day == 1 else 0)
-            if day in checks:
-                problem.score(traffic.leaders(1)[0], sample)
-        self._choose(
-            problem, [problem.score(prompt, sample).prompt for prompt in traffic.leaders(self.finalists)], sample
-        )
-        return StopReason.MAX_ITERATIONS if day == days else StopReason.EXHAUSTED
+        interactions = self._interactions(problem.calls_left)
+        evolves_at = self.calls_per_day if self._given else self._opening(interactions)
+        played = 0
+        while played < interactions:
+            some = traffic.play(min(self.at_once, evolves_at - played, interactions - played))
+            if not some:
+                return StopReason.EXHAUSTED  # no row is left that can be answered
+            played += some
+            if played == evolves_at < interactions:
+                traffic.evolve(0 if self._given or played > self.calls_per_day else self.n_initial)
+                evolves_at += self.calls_per_day
+        return StopReason.MAX_ITERATIONS
 
     def plan(self, extent: Extent, budget: Budget) -> Forecast:
-        n = self._sample(extent.validation, budget.task_calls)
-        days = self._days(budget.task_calls, n)
-        most = days * self.calls_per_day + (self.finalists + CHECKS - 1) * n
+        most = self._interactions(budget.task_calls)
+        days = 1 + most // self.calls_per_day
         # an evolution renews up to all arms; a renewal asks three times at most, each for eight calls at most
-        return forecast(
-            budget,
-            (self.calls_per_day + n, most, most),
-            (0, self.n_initial + days // 2, 24 * self.max_arms * days),
-        )
+        edits = (0, self.n_initial + days // 2, 24 * self.max_arms * (1 + days))
+        return forecast(budget, (min(most, extent.train), most, most), edits)
 
-    def _sample(self, validation: int, calls: int) -> int:
-        return min(self.n_samples, validation) if self.n_samples else sample_size(validation, calls)
+    @property
+    def _given(self) -> list[str]:
+        return given_texts(self.prompts)
 
-    def _days(self, calls: int, sample: int) -> int:
-        """The days given, or what is left beside the scoring on validation."""
-        rest = calls - (self.finalists + CHECKS - 1) * sample
-        return self.days or max(1, rest // self.calls_per_day)
+    def _interactions(self, calls: int) -> int:
+        return self.days * self.calls_per_day or calls
 
-    def _choose(self, problem: Problem, leaders: Sequence[Prompt], sample: Sequence[Example]) -> None:
-        trials = [problem.score(prompt, sample) for prompt in leaders]  # known by now
-        best = max(trials, key=lambda trial: trial.mean)
-        for trial in trials:
-            problem.log(
-                "choose",
-                "accept" if trial is best else "reject",
-                f"{trial.mean:.3f} on {len(trial.values)} validation rows; the best has {best.mean:.3f}",
-                candidate=trial.prompt,
-                numbers={"candidate": trial.mean, "best": best.mean},
-            )
-
-
-CHECKS = 3  # parts of a run: after each but the last, the leader is scored on validation
-SETTLED = 10  # pulls after which an arm's posterior mean is believed
+    def _opening(self, interactions: int) -> int:
+        """The first day, which is the seed prompt's: a day, or a quarter of a budget that bears hardly more."""
+        return min(self.calls_per_day, max(1, interactions // 4))
 
 
 class _Traffic:
@@ -128,13 +108,14 @@ class _Traffic:
         )
         self._walk = problem.draw(len(problem.train), rng)
         self._prompts: dict[str, Prompt] = {}  # by the text that the bandit knows
-        self._walked: dict[str, set[str]] = {}  # rows by arm
+        self._steps: dict[str, int] = {}  # how far each arm has walked
         self._unanswered: set[str] = set()  # rows whose call failed
-        self._failures: dict[str, list[ItemScore]] = {}
+        self._failures: dict[str, dict[str, ItemScore]] = {}  # by arm and row, the latest last
         self._trace: list[dict[str, Any]] = []
         self._evolutions: list[dict[str, Any]] = []
         self._successes: list[float] = []
         self._arms: list[Arm] = []
+        self._is_editor_gone = False
         for name, values in (
             ("interactions", self._trace),
             ("evolutions", self._evolutions),
@@ -142,25 +123,28 @@ class _Traffic:
             ("arms", self._arms),
         ):
             problem.report(name, values)  # the lists grow, so a run that is cut off has its traces
-        seed = self._bandit.add(self._text(problem.seed))
-        assert seed is not None
-        self._enter(seed)
+        self._start(problem.seed)
+        for number, text in enumerate(given_texts(settings.prompts), 1):
+            prompt = with_text(problem.seed, text)
+            if objection := problem.objection(prompt):
+                raise UsageError(f"thompson: prompt {number} of `prompts` cannot be used: {objection}")
+            if self._start(prompt):
+                problem.log("start", "accept", "given by the user", candidate=prompt)
 
     def play(self, count: int) -> int:
-        """So many interactions as one group; how many there were rows for."""
+        """So many interactions as one group; 0 where no row can be answered."""
+        rows = [row for row in self._walk if row.id not in self._unanswered]
+        if not rows:
+            return 0
         chosen: list[tuple[Selection, Example]] = []
         for _ in range(count):
-            rests = {arm.name: self._rest(arm.name) for arm in self._bandit.alive}
-            playable = [name for name, rest in rests.items() if rest]
-            if not playable:
-                break
-            selection = self._bandit.select(self._rng, playable)
-            row = rests[selection.arm.name][0]
-            chosen.append((selection, row))
-            self._walked[selection.arm.name].add(row.id)
+            selection = self._bandit.select(self._rng)
+            chosen.append((selection, rows[self._steps[selection.arm.name] % len(rows)]))
+            self._steps[selection.arm.name] += 1
         items = self._problem.interact([(self._prompts[each.arm.text], row) for each, row in chosen])
         for (selection, _), item in zip(chosen, items, strict=True):
             self._learn(selection, item)
+        self._problem.nominate(self.leaders())
         return len(chosen)
 
     def evolve(self, arms: int) -> None:
@@ -173,16 +157,16 @@ class _Traffic:
             if more:
                 self._note(replace(evolution, retired=(), born=(more,)))
 
-    def leaders(self, count: int) -> list[Prompt]:
-        """The prompts with the greatest posterior means among the settled arms; without one, of all played."""
-        played = [arm for arm in self._bandit.arms.values() if arm.alive and arm.pulls]
-        settled = [arm for arm in played if arm.pulls >= SETTLED] or played
-        ranked = sorted(settled, key=lambda arm: (-arm.mean, -arm.pulls, arm.born))
-        return [self._prompts[arm.text] for arm in ranked[:count]]
+    def leaders(self) -> list[Prompt]:
+        """The prompts played, best first: the greatest posterior mean among the settled, then by a careful mean.
 
-    def _rest(self, name: str) -> list[Example]:
-        """The rows that an arm has yet to walk; one that failed under any prompt is left out."""
-        return [row for row in self._walk if row.id not in self._walked[name] and row.id not in self._unanswered]
+        The careful one is a standard deviation lower, so that one lucky pull leads nowhere.
+        """
+        played = [arm for arm in self._bandit.alive if arm.pulls]
+        settled = [arm for arm in played if arm.pulls >= SETTLED]
+        first = max(settled, key=lambda arm: (arm.mean, arm.pulls, -arm.born), default=None)
+        rest = sorted((arm for arm in played if arm is not first), key=lambda arm: arm.deviation - arm.mean)
+        return [self._prompts[arm.text] for arm in ([first] if first else []) + rest]
 
     def _learn(self, selection: Selection, item: ItemScore) -> None:
         if item.score is None:
@@ -190,7 +174,9 @@ class _Traffic:
             return  # the call failed: no evidence for or against the arm
         value = item.score.value
         if value < 1.0:
-            self._failures[selection.arm.name].append(item)
+            failures = self._failures[selection.arm.name]
+            failures.pop(item.example_id, None)
+            failures[item.example_id] = item
         reward = self._reward(value)
         arm = self._bandit.update(selection.arm.name, reward)
         self._successes.append((self._successes[-1] if self._successes else 0.0) + reward)
@@ -212,15 +198,30 @@ class _Traffic:
         return float(self._rng.random() < value)
 
     def _mutate(self, parent: Arm) -> str | None:
-        """The text of a new prompt made from an arm's, or None."""
-        failures = (
-            self._failures[parent.name][-self._settings.failures_shown :] if self._settings.failures_shown else []
-        )
+        """The text of a new prompt made from an arm's, or None. An editor that gave up is not asked again."""
+        if self._is_editor_gone:
+            return None
+        shown = self._settings.failures_shown
+        failures = list(self._failures[parent.name].values())[-shown:] if shown else []
         prompt = self._prompts[parent.text]
         data = show_all(show_failure(self._problem.find(item.example_id), item) for item in reversed(failures))
         instruction = MUTATE if failures else VARY
-        candidate = self._editor.rewrite("mutate", prompt, instruction, data=data, score=parent.mean)
+        try:
+            candidate = self._editor.rewrite("mutate", prompt, instruction, data=data, score=parent.mean)
+        except OptimizerFailed as stop:
+            if len(self._arms) < 2:
+                raise  # one prompt alone is no portfolio
+            self._is_editor_gone = True
+            self._problem.log("mutate", "skip", f"the portfolio stays as it is: {stop}", parents=[prompt])
+            return None
         return None if candidate is None else self._text(candidate)
+
+    def _start(self, prompt: Prompt) -> bool:
+        """An arm with the prior of one that nothing is known of; False where its text is one already."""
+        arm = self._bandit.add(self._text(prompt))
+        if arm:
+            self._enter(arm)
+        return arm is not None
 
     def _text(self, prompt: Prompt) -> str:
         text = "\n\n".join((prompt.system, prompt.user, prompt.output))
@@ -229,8 +230,8 @@ class _Traffic:
 
     def _enter(self, arm: Arm) -> None:
         self._arms.append(arm)
-        self._walked[arm.name] = set()
-        self._failures[arm.name] = []
+        self._steps[arm.name] = self._rng.randrange(len(self._walk)) if arm.parent else 0
+        self._failures[arm.name] = {}
 
     def _note(self, evolution: Evolution) -> None:
         best = evolution.best
