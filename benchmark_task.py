@@ -12,6 +12,7 @@ import logging
 import platform
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
@@ -57,7 +58,7 @@ from utils.records import (
 )
 from utils.redaction import redact
 from utils.report.estimate import CHARACTERS_A_TOKEN, Estimate, Need, prompt_tokens
-from utils.report.statistics import interval_of, paired_gain, paired_saving
+from utils.report.statistics import answered_by_all, interval_of, paired_gain, paired_saving
 from utils.serialization import content_hash, decode, encode
 from utils.tracing.records import Recorder, Recording
 from utils.validation import split_commas
@@ -71,6 +72,7 @@ logger = logging.getLogger("benchmark")
 SIMULATED = "sim/"  # what the names of simulated models begin with
 VERSIONED = ("litellm", "datasets", "numpy", "optuna")
 NOMINAL = Extent(train=50, validation=50)  # rows, where it only matters whether an optimizer asks at all
+NAMED_ROWS = 5  # ids that a warning repeats
 DEMO_FRAME = 60  # characters that a template puts around a demo
 
 
@@ -513,7 +515,8 @@ def run_task(
     initial, final = _choose(problem, optimizer)
     tests = _test(work, [initial.prompt, final.prompt], door, params, recorder)
     billed = spent.billed + door.stray
-    standings = [_standing(trial, test) for trial, test in ((initial, tests[0]), (final, tests[-1]))]
+    shared = answered_by_all(tests)
+    standings = [_standing(trial, test, shared) for trial, test in ((initial, tests[0]), (final, tests[-1]))]
     return TaskResult(
         task_id=spec.task_id,
         status=Status.COMPLETED,
@@ -531,7 +534,7 @@ def run_task(
         curve=tuple(problem.curve),
         reported=encode(problem.reported),
         tables={**optimizer.tables(*standings), **problem.tables},
-        warnings=editor.warnings,
+        warnings=(*editor.warnings, *_left_out(tests, shared)),
     )
 
 
@@ -574,13 +577,25 @@ def _test(
     return tests
 
 
-def _standing(validation: Evaluation, test: Evaluation) -> Standing:
-    trials = {Split.VALIDATION.value: validation, Split.TEST.value: test}
+def _standing(validation: Evaluation, test: Evaluation, shared: AbstractSet[str]) -> Standing:
+    """The scores of one of the two prompts; on test, of the rows that both answered, so that they can be compared."""
+    compared = replace(test, items=tuple(item for item in test.items if item.example_id in shared))
+    on_test = replace(interval_of(compared), failed=len(test.items) - len(compared.items))
     return Standing(
         validation.prompt,
-        {split: interval_of(trial) for split, trial in trials.items()},
-        {split: trial.tokens for split, trial in trials.items()},
+        {Split.VALIDATION.value: interval_of(validation), Split.TEST.value: on_test},
+        {Split.VALIDATION.value: validation.tokens, Split.TEST.value: compared.tokens},
     )
+
+
+def _left_out(tests: Sequence[Evaluation], shared: AbstractSet[str]) -> list[str]:
+    """Which test rows are in no mean, in words."""
+    missing = [item.example_id for item in tests[0].items if item.example_id not in shared]
+    if not missing:
+        return []
+    more = f" and {len(missing) - NAMED_ROWS} more" if len(missing) > NAMED_ROWS else ""
+    rows = f"{len(missing)} of {len(tests[0].items)} test rows"
+    return [f"{rows} not answered for both prompts, in no mean: {', '.join(missing[:NAMED_ROWS])}{more}"]
 
 
 # --------------------------------------------------------------------------- one attempt by one worker

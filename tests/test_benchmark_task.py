@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from benchmark_task import Place, _door, attempt, load_work
+from benchmark_task import Place, Work, _door, attempt, load_work, run_task
+from optimizers.base import Extent, Optimizer
+from optimizers.editor import Editor
+from optimizers.problem import Problem
 from tests.local.command import MODEL
+from tests.models import Scripted
 from tests.servers.openai_server import OpenAIServer
 from utils.archive import Attempt, Kind, RunArchive, local_archive
-from utils.errors import ErrorKind
-from utils.journal import Entry, read_line
+from utils.door import Door
+from utils.errors import CallError, ErrorKind
+from utils.journal import Entry, Journal, read_line
+from utils.ledger import Ledger
 from utils.llm.base import LLM
-from utils.records import Budget, Role, RunPlan, Status, StopReason, TaskResult, TaskSpec
+from utils.records import (
+    Budget,
+    Forecast,
+    Request,
+    Role,
+    RunPlan,
+    Status,
+    StopReason,
+    TaskResult,
+    TaskSpec,
+)
 
 
 @pytest.mark.parametrize(
@@ -95,3 +114,42 @@ def test_a_retry_of_a_task_that_got_no_edit_asks_for_other_edits(tmp_path: Path,
     edits = [asked(archive, each, Role.OPTIMIZER) for each in (first, second)]
     assert all(edits)
     assert paid.optimizer_calls == sum(map(len, edits))
+
+
+@dataclass(frozen=True)
+class Louder(Optimizer):
+    """One rewrite, which the model takes well."""
+
+    def optimize(self, problem: Problem, editor: Editor, rng: Random) -> StopReason:
+        problem.score_all([problem.seed, replace(problem.seed, system="LOUD")])
+        return StopReason.MAX_ITERATIONS
+
+    def plan(self, extent: Extent, budget: Budget) -> Forecast:
+        return Forecast((0, 0, 0))
+
+
+def test_baseline_test_and_gain_are_of_the_same_rows_and_the_others_are_named() -> None:
+    spec = TaskSpec("gsm8k", "no_op", "scripted", 1, data="sample")
+    work: Work = load_work(spec)
+    rows = work.splits.test
+    targets = {example.id: example.target for example in (*work.splits.validation, *rows)}
+    refused = {"quiet": rows[0].id, "loud": rows[1].id}
+
+    def answer(request: Request, count: int) -> str | CallError:
+        voice = "loud" if request.messages[0].content == "LOUD" else "quiet"
+        if request.item == refused[voice]:
+            return CallError(ErrorKind.CONTENT_FILTER, "declined")
+        is_right = voice == "loud" or request.item == rows[1].id  # what only the seed answers, it answers right
+        return f"#### {targets[request.item]}" if is_right else "no idea"
+
+    with closing(Door({Role.TASK: Scripted(answer)}, Journal(lambda line: None), Ledger(spec.budget))) as door:
+        result = run_task(spec, work, Louder(), door)
+    assert result.initial
+    assert result.final
+    assert result.gain
+    before, after = result.initial.scores["test"], result.final.scores["test"]
+    assert (before.n, before.failed) == (after.n, after.failed) == (len(rows) - 2, 2)
+    assert (before.mean, after.mean, result.gain.mean) == (0.0, 1.0, 1.0)
+    assert result.warnings == (
+        f"2 of {len(rows)} test rows not answered for both prompts, in no mean: {rows[0].id}, {rows[1].id}",
+    )

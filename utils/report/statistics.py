@@ -55,6 +55,12 @@ def interval_of(evaluation: Evaluation) -> Interval:
     return interval(evaluation.values, evaluation.failed)
 
 
+def answered_by_all(trials: Sequence[Evaluation]) -> frozenset[str]:
+    """The ids of the items that every one of these prompts answered: what their means are compared on."""
+    answered = [{item.example_id for item in trial.items if item.score is not None} for trial in trials]
+    return frozenset(set.intersection(*answered)) if answered else frozenset()
+
+
 def paired_gain(before: Sequence[ItemScore], after: Sequence[ItemScore], z: float = Z95) -> Interval:
     """Mean difference of two prompts on the items that both answered, with its interval; `failed` counts the others.
 

@@ -406,9 +406,7 @@ def _notes(overview: Row) -> list[Text]:
     """What to know when reading the figures."""
     done = [task for task in overview["tasks"] if task["final"]]
     several = len(cells(done)) < len(done)
-    unanswered = sum(task["final"]["scores"]["test"]["failed"] for task in done)
     notes = ["calls and time: the mean of a task; cost: of all tasks of a line"] if several else []
-    notes += [f"{unanswered} test calls were not answered; they are in no mean"] if unanswered else []
     lines = [Text(text, style="dim") for text in notes]
     return [*lines, Text(SIMULATED, style="yellow")] if overview["simulated"] else lines
 
