@@ -21,7 +21,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from benchmark_config import DATASETS, DEFAULTS, OPTIMIZERS, Settings
-from optimizers.base import Extent, Optimizer
+from optimizers.base import Extent, Optimizer, sample_size
 from optimizers.editor import Editor
 from optimizers.problem import Problem, Rules, ask_scores, refuse_failures, spans_of
 from utils.archive import Appender, Attempt, Kind, RunArchive, TaskState
@@ -73,6 +73,7 @@ SIMULATED = "sim/"  # what the names of simulated models begin with
 VERSIONED = ("litellm", "datasets", "numpy", "optuna")
 NOMINAL = Extent(train=50, validation=50)  # rows, where it only matters whether an optimizer asks at all
 NAMED_ROWS = 5  # ids that a warning repeats
+THINKING = {"low": 1024, "medium": 2048, "high": 4096}  # tokens, of an effort that is asked for by name
 DEMO_FRAME = 60  # characters that a template puts around a demo
 
 
@@ -421,18 +422,47 @@ def need(spec: TaskSpec, work: Work) -> Need:
     test, rest = len(work.splits.test), len(work.splits.validation)
     shown = [Request(work.seed.render(example.inputs)) for example in work.splits.validation]
     kind = judge_kind(work.metrics)
-    models = {"price": spec.model, "editor_price": spec.optimizer_model or spec.model}
+    asked = {Role.TASK: spec.model, Role.OPTIMIZER: spec.optimizer_model or spec.model}
     if kind:
-        models["judge_price"] = spec.judge_model or spec.model
+        asked[Role.JUDGE] = spec.judge_model or spec.model
+    prices = {role: price(name, spec.model_params) for role, name in asked.items()}
     return Need(
         optimizer.plan(work.extent, spec.budget),
         scoring=(test, 2 * test, 2 * test + DEFAULTS.finalists * rest),
         tokens_in=prompt_tokens(shown),
         demo_tokens=_demo_tokens(optimizer, work),
         is_judged=kind is not None,
-        simulated=all(name.startswith(SIMULATED) for name in models.values()),
-        **{key: price(name, spec.model_params) for key, name in models.items()},
+        simulated=all(name.startswith(SIMULATED) for name in asked.values()),
+        price=prices[Role.TASK],
+        editor_price=prices[Role.OPTIMIZER],
+        judge_price=prices.get(Role.JUDGE),
+        # an optimizer model of its own is asked without the parameters of the task model
+        thinking={
+            role: thinking_budget(spec.model_params)
+            for role, name in asked.items()
+            if role is not Role.OPTIMIZER or name == spec.model
+        },
+        pace={role: pace(name, spec.model_params) for role, name in asked.items()},
+        batch=sample_size(rest, spec.budget.task_calls),
+        cell={"dataset": spec.dataset, "optimizer": spec.optimizer_label, "model": spec.model},
     )
+
+
+def thinking_budget(params: Mapping[str, Any]) -> int:
+    """Tokens that a model may think for an answer, as far as its parameters say it."""
+    effort = THINKING.get(str(params.get("reasoning_effort", "")), 0)
+    budget = params.get("thinking_budget", effort)
+    return max(0, int(budget)) if isinstance(budget, int | float) else effort
+
+
+def pace(model: str, params: Mapping[str, Any]) -> float:
+    """How slow a model is, as a factor on what an answer takes by its length; 0: it answers at once."""
+    if not model.startswith(SIMULATED):
+        return 1.0
+    from utils.llm.simulated import simulated_model
+
+    settings = simulated_model(model, params, ()).settings
+    return settings.latency if settings.realtime else 0.0
 
 
 def _demo_tokens(optimizer: Optimizer, work: Work) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ from benchmark_task import Launch, Venue, Work, check, expand, load_work, need, 
 from utils.archive import Kind, RunArchive, TaskState
 from utils.errors import ErrorKind, UsageError, unknown
 from utils.records import RunPlan, Splits, Status, TaskSpec
-from utils.report.estimate import Need, estimate
+from utils.report.estimate import Need, Places, estimate
 from utils.serialization import decode, dumps, encode
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -214,7 +214,7 @@ def _launch(
             )
     if added is not None:
         added = replace(added, data_hashes=hashes)
-    places = max(1, settings.max_in_flight) if tasks and not tasks[0].model.startswith("sim/") else os.cpu_count() or 1
+    places = Places(settings.max_concurrent, settings.max_in_flight, os.cpu_count() or 1)
     notes = fold_notes(note for work in works.values() for note in work.splits.notes)
     return Launch(archive, plan, added, kind, tasks, states, tuple(kept), estimate(chosen, places), notes)
 

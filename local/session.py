@@ -28,6 +28,7 @@ WIDE = 120  # columns where there is no terminal that could be narrower
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 COMPLETED = 0
+MOST_SHARES = 12  # lines of an axis in the estimate
 
 
 def conduct(
@@ -64,7 +65,7 @@ def conduct(
     for note in launch.notes:
         console.print(f"note: {note}", style="dim", markup=False, highlight=False)
     if launch.tasks:
-        show_estimate(console, launch)
+        show_estimate(console, launch, detailed=dry_run)
     else:
         console.print(nothing_to_do(launch), markup=False, highlight=False)
     if dry_run:
@@ -144,7 +145,7 @@ def unnamed_axes(settings: Settings, launch: Launch) -> list[str]:
     return [name for name, value in axes.items() if not value] if launch.added is not None else []
 
 
-def show_estimate(console: Console, launch: Launch) -> None:
+def show_estimate(console: Console, launch: Launch, *, detailed: bool) -> None:
     """What is to come, before anything is spent."""
     e: Estimate = launch.estimate
     done = sum(state.result != "" for state in launch.states.values()) if launch.kind is not Kind.RETRY else 0
@@ -157,7 +158,28 @@ def show_estimate(console: Console, launch: Launch) -> None:
         f"run {launch.plan.run_id}: {launch.kind}, {_tasks(len(launch.tasks))} to do{reused}",
         f"estimate: {', '.join(about)}",
     ]
+    if detailed:
+        lines += [f"  {line}" for axis, parts in e.parts.items() if len(parts) > 1 for line in _shares(axis, parts)]
     console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _shares(axis: str, parts: Mapping[str, Estimate]) -> list[str]:
+    """What each part of an axis is of the whole, dearest first."""
+    order = sorted(parts.items(), key=lambda item: -item[1].tokens[1])
+    width = max(len(name) for name in parts)
+    lines = []
+    for name, part in order[:MOST_SHARES]:
+        calls = part.task_calls[1] + part.optimizer_calls[1] + part.judge_calls[1]
+        figures = f"{calls:>9,.0f} calls  {round(part.tokens[1], -2):>12,.0f} tokens  {_likely_money(part):>12}"
+        lines.append(f"{axis:9}  {name:{width}}  {figures}")
+    more = len(parts) - MOST_SHARES
+    return [*lines, f"{axis:9}  ... and {more} more; --json has all"] if more > 0 else lines
+
+
+def _likely_money(e: Estimate) -> str:
+    if e.usd is None:
+        return "$?"
+    return money(e.usd_simulated[1], simulated=True) if e.usd_simulated[2] and not e.usd[2] else money(e.usd[1])
 
 
 def _moneys(e: Estimate) -> list[str]:
