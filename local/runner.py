@@ -11,8 +11,8 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from benchmark_config import DEFAULTS
 from benchmark_task import scopes
 from local.checkpoint import Checkpoint
+from local.purse import Purse
 from local.worker import CACHE, Order, work
 from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.bills import Bills
@@ -72,34 +73,11 @@ class Worker:
     process: BaseProcess
     pipe: Connection
     deadline: float
-    reserved_usd: float = 0.0
     doomed: Failure | None = None  # set before it is ended on purpose
 
     @property
     def handles(self) -> tuple[Any, ...]:
         return (self.process.sentinel, self.pipe)
-
-
-@dataclass
-class Purse:
-    """The money of the run: paid so far, set aside for calls in flight, and the limit."""
-
-    limit: float | None
-    paid: float = 0.0
-    reserved: float = 0.0
-    is_empty: bool = False
-
-    def grant(self, usd: float) -> bool:
-        """True, and set aside, if it fits; once something did not fit, nothing more is granted."""
-        if self.is_empty or (self.limit is not None and self.paid + self.reserved + usd > self.limit):
-            self.is_empty = True
-            return False
-        self.reserved += usd
-        return True
-
-    def settle(self, reserved: float, paid: float) -> None:
-        self.reserved -= reserved
-        self.paid += paid
 
 
 def warm_up(models: Sequence[str]) -> None:
@@ -125,6 +103,7 @@ class Runner:
     _waiting: deque[TaskSpec] = field(default_factory=deque)
     _workers: list[Worker] = field(default_factory=list)
     _interrupts: int = 0
+    _is_spent_up: bool = False  # and that has been said
     _closed: set[str] = field(default_factory=set)  # providers, at their addresses, that answer nothing any more
     _barren: dict[str, int] = field(default_factory=dict)  # deaths in a row without a new answer
 
@@ -199,6 +178,7 @@ class Runner:
             if worker.process.sentinel in ready:
                 self._read(worker)  # what it said last
                 self._finish(worker)
+        self._pay_out()
 
     def _read(self, worker: Worker) -> None:
         try:
@@ -207,28 +187,28 @@ class Runner:
                 if isinstance(message, Progress):
                     self.watcher.progressed(message)
                 elif message[0] == "reserve":
-                    self._grant(worker, message[1])
+                    self.purse.ask(worker.attempt, message[1])
                 else:
-                    worker.reserved_usd -= message[1]
-                    self.purse.settle(message[1], message[2])
+                    self.purse.settle(worker.attempt, message[1], message[2])
         except (EOFError, OSError):
             pass  # it is gone; its sentinel says so
 
-    def _grant(self, worker: Worker, usd: float) -> None:
-        granted = self.purse.grant(usd)
-        if granted:
-            worker.reserved_usd += usd
-        else:
-            self.watcher.noted(f"the run's limit of ${self.limits.run_usd:g} is reached; stopping")
-            self._drain(self._workers)
-        worker.pipe.send(granted)
+    def _pay_out(self) -> None:
+        """Answer those who ask for money, as far as they can be answered."""
+        workers: dict[Hashable, Worker] = {worker.attempt: worker for worker in self._workers}
+        for who, granted in self.purse.answers():
+            if not granted and not self._is_spent_up:
+                self._is_spent_up = True
+                self.watcher.noted(f"the run's limit of ${self.limits.run_usd:g} is reached; stopping")
+                self._drain(self._workers)
+            with suppress(OSError):  # it is gone; its sentinel says so
+                workers[who].pipe.send(granted)
 
     def _finish(self, worker: Worker) -> None:
         self._workers.remove(worker)
         worker.process.join()
         worker.pipe.close()
-        # what a dead worker had set aside may have been paid: count it as paid, so that the limit holds
-        self.purse.settle(worker.reserved_usd, worker.reserved_usd)
+        self.purse.forget(worker.attempt)
         result = self.archive.result_of(worker.attempt)
         if result is None and worker.doomed:
             result = self._fail(worker.spec, worker.attempt, worker.doomed)

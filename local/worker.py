@@ -6,16 +6,18 @@ pipe breaks, and the worker ends at once: what it was answered is in the journal
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
 
 from benchmark_task import Place, attempt
 from local.logging import log_to
@@ -102,7 +104,7 @@ class Line:
         self._clock = clock
         self._told = -TELL_EVERY_S
         self._phase = ""
-        self._grants: SimpleQueue[bool] = SimpleQueue()
+        self._asked: deque[tuple[asyncio.Future[bool], float]] = deque()  # for money, in the order of the answers
         self.draining = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -113,9 +115,11 @@ class Line:
             self._told, self._phase = now, progress.phase
             self._send(progress)
 
-    def reserve(self, usd: float) -> None:
+    async def reserve(self, usd: float) -> None:
+        granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._asked.append((granted, usd))
         self._send(("reserve", usd))
-        if not self._grants.get():
+        if not await granted:
             raise Drained("run_budget", f"the run's limit of money has no room for another ${usd:.4f}")
 
     def settle(self, reserved: float, paid: float) -> None:
@@ -136,4 +140,12 @@ class Line:
             if message == "drain":
                 self.draining.set()
             else:
-                self._grants.put(message)
+                future, usd = self._asked.popleft()
+                with suppress(RuntimeError):  # its loop has ended, and so has the task
+                    future.get_loop().call_soon_threadsafe(self._answer, future, usd, message)
+
+    def _answer(self, future: asyncio.Future[bool], usd: float, granted: bool) -> None:
+        if not future.cancelled():
+            future.set_result(granted)
+        elif granted:  # nobody waits for it any more
+            self.settle(usd, 0.0)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,17 +19,17 @@ from utils.errors import BudgetExhausted, CallError, Drained, ErrorKind
 from utils.journal import Entry, Journal, Waste, outcome
 from utils.ledger import Ledger
 from utils.llm.base import LLM, Unusable, sponsor
-from utils.records import Accounts, Completion, Request, Role, Spend, StopReason
+from utils.records import Accounts, Completion, Request, Role, Spend, StopReason, Usage
 
 
 class Purse(Protocol):
     """The money of the whole run, shared by its tasks."""
 
-    def reserve(self, usd: float) -> None:
-        """Set money aside. Raises Drained where the run's limit would be passed."""
+    async def reserve(self, usd: float) -> None:
+        """Set money aside for one try, once there is room. Raises Drained where there will be none."""
 
     def settle(self, reserved: float, paid: float) -> None:
-        """Give back what was set aside, and enter what was paid."""
+        """Give back what was set aside for a try, and enter what was paid."""
 
 
 @dataclass(frozen=True)
@@ -168,42 +169,40 @@ class Door:
 
     async def _send_all(self, role: Role, calls: Sequence[Call]) -> list[Entry]:
         self._stopwatch.start()
-        batch = _Batch(self._purse)
-        batch.reserve(sum(self._models[role].ceiling(call.request)[1] or 0.0 for call in calls))
         gate = asyncio.Semaphore(self._in_flight)
-        sent = await asyncio.gather(*(self._send(role, call, gate, batch) for call in calls), return_exceptions=True)
+        sent = await asyncio.gather(*(self._send(role, call, gate) for call in calls), return_exceptions=True)
         entries = [entry for entry in sent if isinstance(entry, Entry)]
-        batch.settle(entries)
         for error in sent:
             if isinstance(error, BaseException):
                 raise error
         return entries
 
-    async def _send(self, role: Role, call: Call, gate: asyncio.Semaphore, batch: _Batch) -> Entry:
+    async def _send(self, role: Role, call: Call, gate: asyncio.Semaphore) -> Entry:
         async with gate:
-            payer = _Payer(self, role, call, batch)
-            sponsor.set(payer)  # each call of a batch is a task of the event loop, with a context of its own
-            payer.permit()
-            self.sent += 1
-            self.open += 1
-            began = self._wall()
-            answer: Completion | CallError
-            try:
-                answer = await self._answer(role, call, payer)
-            except CallError as error:
-                # a refused key or an empty account is mended and tried again: not an outcome of this call
-                if error.kind.stops_provider:
-                    error.model = self._models[role].name
-                    raise
-                answer = error
-            finally:
-                self.open -= 1
-            at = self._wall()
-            took_s = max(0.0, at - began)  # a wall clock may be set back
-            entry = outcome(
-                call.request, call.key, call.occurrence, role, self._stopwatch.elapsed_s, answer, at, took_s
-            )
-            self._journal.record(entry)
+            with closing(_Payer(self, role, call)) as payer:
+                sponsor.set(payer)  # each call of a batch is a task of the event loop, with a context of its own
+                payer.check()
+                self.sent += 1
+                self.open += 1
+                began = self._wall()
+                answer: Completion | CallError
+                try:
+                    answer = await self._answer(role, call, payer)
+                except CallError as error:
+                    # a refused key or an empty account is mended and tried again: not an outcome of this call
+                    if error.kind.stops_provider:
+                        error.model = self._models[role].name
+                        raise
+                    answer = error
+                finally:
+                    self.open -= 1
+                at = self._wall()
+                took_s = max(0.0, at - began)  # a wall clock may be set back
+                entry = outcome(
+                    call.request, call.key, call.occurrence, role, self._stopwatch.elapsed_s, answer, at, took_s
+                )
+                self._journal.record(entry)
+                payer.settle(entry.billed.usd or 0.0)
             self.listen()
             return entry
 
@@ -218,47 +217,49 @@ class Door:
             raise
 
 
-class _Batch:
-    """The run's money for one batch: what is set aside for it, and what went to tries without a usable answer."""
-
-    def __init__(self, purse: Purse | None) -> None:
-        self._purse = purse
-        self._reserved = 0.0
-        self.wasted = 0.0
-
-    def reserve(self, usd: float) -> None:
-        """Set more money aside. Raises Drained where the run's limit would be passed."""
-        if self._purse:
-            self._purse.reserve(usd)
-            self._reserved += usd
-
-    def settle(self, entries: Sequence[Entry]) -> None:
-        """Enter what was paid, and give back the rest."""
-        if self._purse:
-            self._purse.settle(self._reserved, sum((entry.billed.usd or 0.0 for entry in entries), self.wasted))
-
-
 class _Payer:
-    """The sponsor of one call: whether it may go on is for the run to say, what it takes is for the task's books."""
+    """The sponsor of one call: whether it may go on is for the run to say, what it takes is for the task's books.
 
-    def __init__(self, door: Door, role: Role, call: Call, batch: _Batch) -> None:
-        self._door, self._role, self._call, self._batch = door, role, call, batch
+    The run's money is set aside a try at a time, and below the cache: who waits for another's answer holds none.
+    """
 
-    def permit(self) -> None:
+    def __init__(self, door: Door, role: Role, call: Call) -> None:
+        self._door, self._role, self._call = door, role, call
+        self._held: float | None = None  # USD, of the run's money
+
+    def check(self) -> None:
+        """Raises Stop where nothing more may be sent."""
         if self._door._draining():
             raise Drained("drained", "the run was asked to stop")
         self._door.ledger.refuse_late(self._door.elapsed_s)
 
+    async def permit(self) -> None:
+        self.check()
+        if self._door._purse and self._held is None:
+            usd = self._ceiling()[1] or 0.0
+            await self._door._purse.reserve(usd)
+            self._held = usd
+            self.check()  # it may have waited for long
+
     def book(self, error: Unusable) -> None:
         self._door._journal.waste(Waste(self._call.key, self._call.occurrence, error.waste))
-        self._batch.wasted += error.waste.usd or 0.0
+        self.settle(error.waste.usd or 0.0)
 
     def bears_another(self) -> bool:
-        usage, usd = self._door._models[self._role].ceiling(self._call.request)
-        if not self._door.ledger.bears_another(usage, usd):
-            return False
-        self._batch.reserve(usd or 0.0)
-        return True
+        return self._door.ledger.bears_another(*self._ceiling())
+
+    def settle(self, paid: float) -> None:
+        """Give the run's money back that is held, and enter what was paid of it."""
+        if self._door._purse and (paid or self._held is not None):
+            self._door._purse.settle(self._held or 0.0, paid)
+        self._held = None
+
+    def close(self) -> None:
+        """Give back what a call holds that came to no outcome."""
+        self.settle(0.0)
+
+    def _ceiling(self) -> tuple[Usage, float | None]:
+        return self._door._models[self._role].ceiling(self._call.request)
 
 
 class Stopwatch:

@@ -125,12 +125,17 @@ def test_a_key_refused_for_the_optimizer_model_ends_what_uses_it_and_nothing_els
 
 
 def test_the_limit_of_a_run_is_kept_and_ends_with_exit_code_3(tmp_path: Path) -> None:
-    with OpenAIServer(tokens_out=100) as server:
-        words = f"{SMALL} --seeds 1 2 3 4 --run-max-cost 0.003 --no-cache --model-params max_tokens=120"
-        words += " --max-concurrent 1"  # else the first to be refused may stop the others before they ask
-        assert run(tmp_path, words, server) == 3
-        paid = sum(entry.billed.usd or 0 for entry in entries(archive_of(tmp_path, "r")))
-        assert 0 < paid <= 0.003
+    """Calls that cost two fifths of what they might: nine tenths of the limit are spent, and no more."""
+    with OpenAIServer(tokens_out=1600) as server:
+        words = f"{SMALL} --seeds 1 2 3 4 5 6 --run-max-cost 0.1 --no-cache --max-concurrent 3"
+        words += " --model-params max_tokens=4096"
+        assert run(tmp_path, words, server) == 3, (tmp_path / "output.txt").read_text()
+        stats = server.stats()
+        assert 0.09 < stats["tokens_in"] * 0.15e-6 + stats["tokens_out"] * 0.6e-6 <= 0.1
+        assert overview(tmp_path)["paid"]["usd"] == pytest.approx(
+            stats["tokens_in"] * 0.15e-6 + stats["tokens_out"] * 0.6e-6
+        )
+        assert "the run's limit of $0.1 is reached" in (tmp_path / "output.txt").read_text()
         assert run(tmp_path, "--resume-run-id r --run-max-cost 10", server) == 0
 
 

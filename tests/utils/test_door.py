@@ -563,7 +563,7 @@ class Purse:
         self.left = limit
         self.paid = 0.0
 
-    def reserve(self, usd: float) -> None:
+    async def reserve(self, usd: float) -> None:
         if usd > self.left:
             raise Drained("run_budget")
         self.left -= usd
@@ -575,9 +575,9 @@ class Purse:
 
 def test_the_runs_money_is_set_aside_for_what_is_sent_and_settled_at_what_was_paid() -> None:
     purse, tape = Purse(0.01), Tape()
-    with opened(listed("x", CallError(ErrorKind.BAD_REQUEST, "no")), tape, purse=purse) as door:
+    with opened(retried(listed("x", CallError(ErrorKind.BAD_REQUEST, "no"))), tape, purse=purse) as door:
         door.ask(Role.TASK, ask("a", "b"))
-    assert purse.paid == pytest.approx(0.001)
+    assert (purse.paid, purse.left) == (pytest.approx(0.001), pytest.approx(0.009))
     with opened(failing(), Tape(tape.text), purse=(again := Purse(0.0))) as door:
         door.ask(Role.TASK, ask("a", "b"))
     assert again.paid == 0
@@ -594,16 +594,38 @@ def test_the_runs_money_bears_every_try_that_is_paid() -> None:
     assert short.paid == pytest.approx(0.02)
 
 
-def test_nothing_is_sent_where_the_runs_money_does_not_last() -> None:
-    model = constant("x")
-    with opened(model, purse=Purse(0.0015)) as door, pytest.raises(Drained):
+def test_what_the_runs_money_does_not_bear_is_not_sent_and_what_it_bears_is_journalled() -> None:
+    model, tape = constant("x"), Tape()
+    with opened(retried(model), tape, purse=(purse := Purse(0.0015))) as door, pytest.raises(Drained):
         door.ask(Role.TASK, ask("a", "b"))
-    assert model.requests == []
+    assert (len(model.requests), len(tape.entries), purse.paid) == (1, 1, pytest.approx(0.001))
+
+
+def test_money_is_set_aside_for_tries_on_their_way_and_not_for_the_rest_of_a_batch() -> None:
+    class Watched(Purse):
+        held, most = 0.0, 0.0
+
+        async def reserve(self, usd: float) -> None:
+            await super().reserve(usd)
+            self.held += usd
+            self.most = max(self.most, self.held)
+
+        def settle(self, reserved: float, paid: float) -> None:
+            super().settle(reserved, paid)
+            self.held -= reserved
+
+    purse = Watched(1.0)
+    with opened(retried(constant("x")), purse=purse, in_flight=2) as door:
+        door.ask(Role.TASK, ask(*"abcdefgh"))
+    assert purse.paid == pytest.approx(0.008)
+    assert purse.most == pytest.approx(0.002)
+    assert purse.held == pytest.approx(0.0)
 
 
 def test_an_end_of_any_kind_settles_the_runs_money() -> None:
     purse = Purse(1.0)
-    with opened(listed("x", CallError(ErrorKind.AUTH, "no")), purse=purse) as door, pytest.raises(CallError):
+    model = retried(listed("x", CallError(ErrorKind.AUTH, "no")))
+    with opened(model, purse=purse) as door, pytest.raises(CallError):
         door.ask(Role.TASK, ask("a", "b"))
     assert (purse.paid, purse.left) == (pytest.approx(0.001), pytest.approx(0.999))
 

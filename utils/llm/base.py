@@ -44,8 +44,8 @@ class LLM(Protocol):
 class Sponsor(Protocol):
     """Whoever pays for a call: told and asked by the layers that send it, as often as they do."""
 
-    def permit(self) -> None:
-        """Asked right before each try is sent. Raises Stop where nothing more may be sent."""
+    async def permit(self) -> None:
+        """Asked right before each try is sent; may take a while. Raises Stop where nothing more may be sent."""
 
     def book(self, error: Unusable) -> None:
         """Enter a try that was paid and gave no usable answer."""
@@ -57,7 +57,7 @@ class Sponsor(Protocol):
 class Nobody:
     """The sponsor of calls that nobody keeps books of."""
 
-    def permit(self) -> None:
+    async def permit(self) -> None:
         """Everything may be sent."""
 
     def book(self, error: Unusable) -> None:

@@ -337,7 +337,7 @@ class Resilient:
         """One try, in a place of the gate."""
         try:
             async with self.gate.slot(is_retry=bool(tries.failures), patience_s=self._left_s(tries)) as ticket:
-                sponsor.get().permit()
+                await sponsor.get().permit()
                 tries.began = self._clock() if tries.began is None else tries.began
                 try:
                     completion = await self._ask(request)
