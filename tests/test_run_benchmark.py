@@ -164,9 +164,9 @@ def test_a_dry_run_shows_the_price_and_writes_nothing(tmp_path: Path) -> None:
     )
 
     one = json.loads(run(tmp_path, *SMALL, "--dry-run", "--json"))
-    assert set(one["estimate"]) == {
-        *("tasks", "task_calls", "optimizer_calls", "judge_calls", "tokens", "usd", "usd_simulated", "seconds")
-    }
+    figures = {"tasks", "task_calls", "optimizer_calls", "judge_calls", "tokens", "usd", "usd_simulated", "seconds"}
+    assert set(one["estimate"]) == figures | {"by_dataset", "by_optimizer", "by_model"}
+    assert set(one["estimate"]["by_model"]["sim/standard"]) == figures
     assert one["estimate"]["usd"] == {"low": 0, "likely": 0, "high": 0}  # play money is no money
     assert one["estimate"]["usd_simulated"]["likely"] > 0
     assert list(tmp_path.iterdir()) == []
