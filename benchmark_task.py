@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -30,12 +31,14 @@ from utils.dataset_specs.base import DatasetSpec, check_prompt, load_splits
 from utils.dataset_specs.csv_file import csv_spec
 from utils.door import Door, Purse
 from utils.errors import CallError, Drained, ErrorKind, NoEdits, Stop, TaskError, UsageError, cut, one_line, unknown
+from utils.fingerprint import source_of, sources_of
 from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.llm.base import LLM
 from utils.llm.connect import connect, gate_name, takes_temperature
 from utils.llm.resilience import Gate, RetryPolicy
 from utils.metrics.base import JudgedMetric, Metric
+from utils.metrics.custom import FunctionMetric
 from utils.metrics.registry import find_metric
 from utils.prompt import Prompt
 from utils.records import (
@@ -628,6 +631,24 @@ def _left_out(tests: Sequence[Evaluation], shared: AbstractSet[str]) -> list[str
     return [f"{rows} not answered for both prompts, in no mean: {', '.join(missing[:NAMED_ROWS])}{more}"]
 
 
+# --------------------------------------------------------------------------- the code that decides a result
+
+
+def code_of(spec: TaskSpec) -> Mapping[str, str]:
+    """The hashes of the sources that decide the result of a task, by module."""
+    return _code_of(spec.dataset, spec.optimizer, spec.metric)
+
+
+@cache
+def _code_of(dataset: str, optimizer: str, metric: str) -> Mapping[str, str]:
+    rows = DATASETS[dataset].to_example.__module__ if dataset in DATASETS else csv_spec.__module__
+    scored = [find_metric(metric)] if metric else []
+    scorers = [part.function if isinstance(part, FunctionMetric) else type(part) for part in scored]
+    modules = [Editor.__module__, Problem.__module__, type(OPTIMIZERS[optimizer]).__module__, rows]
+    mine = source_of(run_task, _choose, _test, load_work, _seed_prompt)
+    return {**sources_of([*modules, *(part.__module__ for part in scorers)]), __name__: mine}
+
+
 # --------------------------------------------------------------------------- one attempt by one worker
 
 
@@ -665,6 +686,7 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
         ):
             report = _reporter(spec, place, door)
             result = run_task(spec, work, build_optimizer(spec), door, report, Recording(steps), _take(place))
+            result = replace(result, code=content_hash(code_of(spec)))
     except Drained as stop:
         logger.info("stopped: %s", stop)
         return None

@@ -140,6 +140,10 @@ def main(
     checkpoint_dir: Annotated[
         str | None, option(RUN, "--checkpoint-dir", "DIR", "Results directory. Default: ./benchmark_results")
     ] = None,
+    accept_changed_code: Annotated[
+        bool,
+        option(RUN, "--accept-changed-code", None, "Go on with a run whose optimizer, metric or dataset code changed"),
+    ] = False,
     no_cache: Annotated[bool, option(RUN, "--no-cache", None, "Share no answers between the tasks of a run")] = False,
     tracing: Annotated[
         bool, option(RUN, "--tracing", None, "Traces to Opik, or an error. Default: where Opik is configured")
@@ -221,6 +225,7 @@ def main(
             dry_run=dry_run,
             yes=yes,
             as_json=json_,
+            accept_changed_code=accept_changed_code,
         )
     )
 

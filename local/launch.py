@@ -16,13 +16,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from benchmark_config import Settings
-from benchmark_task import Launch, Venue, Work, check, expand, load_work, need, unpriced_model, versions
+from benchmark_task import Launch, Venue, Work, check, code_of, expand, load_work, need, unpriced_model, versions
 from utils.archive import Kind, RunArchive, TaskState
 from utils.errors import ErrorKind, UsageError, unknown
 from utils.records import RunPlan, Splits, Status, TaskSpec
 from utils.report.estimate import Need, Places, estimate
 from utils.serialization import decode, dumps, encode
 
+MOST_NAMED = 3  # modules in one error line
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LIMITS = (
     "max_concurrent",
@@ -37,7 +38,7 @@ LIMITS = (
 )  # may change
 
 
-def plan_new(settings: Settings, venue: Venue) -> Launch:
+def plan_new(settings: Settings, venue: Venue, *, accept_changed_code: bool = False) -> Launch:
     """The launch of a grid. A run of this id that exists is resumed, and extended by what is new."""
     run_id = settings.run_id or new_run_id()
     refuse_bad_id(run_id, "--run-id")
@@ -56,11 +57,20 @@ def plan_new(settings: Settings, venue: Venue) -> Launch:
     whole = replace(plan, tasks=(*plan.tasks, *extra))
     states = archive.states(whole.tasks)
     open_tasks = venue.unfinished(archive, whole.tasks, states)
-    added = replace(asked, tasks=extra) if extra else None
+    changed = changed_code(plan, open_tasks, is_accepted=accept_changed_code)
+    added = replace(asked, tasks=extra) if extra or changed else None
     return _launch(settings, archive, whole, added, Kind.EXTEND if extra else Kind.RESUME, open_tasks, states)
 
 
-def plan_again(settings: Settings, venue: Venue, run_id: str, *, retry: bool, errors: Sequence[str] = ()) -> Launch:
+def plan_again(
+    settings: Settings,
+    venue: Venue,
+    run_id: str,
+    *,
+    retry: bool,
+    errors: Sequence[str] = (),
+    accept_changed_code: bool = False,
+) -> Launch:
     """The launch of what a run has not done: everything unfinished, or (retry) what failed.
 
     `errors` restricts a retry to failures of these classes.
@@ -81,7 +91,29 @@ def plan_again(settings: Settings, venue: Venue, run_id: str, *, retry: bool, er
         venue.warm_up([task.model for task in tasks])
         named = dict.fromkeys(name for task in tasks for name in task.models)
         venue.check_models(tuple(named), tasks[0].model_params)  # all tasks of a run have the same
-    return _launch(settings, archive, plan, None, Kind.RETRY if retry else Kind.RESUME, tasks, states)
+    changed = changed_code(plan, tasks, is_accepted=accept_changed_code)
+    added = RunPlan(plan.run_id, _now(), (), plan.settings, versions()) if changed else None
+    return _launch(settings, archive, plan, added, Kind.RETRY if retry else Kind.RESUME, tasks, states)
+
+
+def changed_code(plan: RunPlan, tasks: Sequence[TaskSpec], *, is_accepted: bool) -> list[str]:
+    """The modules that decide the results of these tasks and are not what the run was planned with.
+
+    Raises UsageError for them, unless the user has accepted that the run becomes one of two programs.
+    """
+    changed = sorted(name for name, now in _code(tasks).items() if plan.code.get(name, now) != now)
+    if changed and not is_accepted:
+        more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+        raise UsageError(
+            f"the code of {', '.join(changed[:MOST_NAMED])}{more} is not what run {plan.run_id!r} was planned with, and"
+            " its results would be of two programs; bring it back, give another --run-id, or go on with"
+            " --accept-changed-code"
+        )
+    return changed
+
+
+def _code(tasks: Sequence[TaskSpec]) -> dict[str, str]:
+    return {name: now for task in tasks for name, now in code_of(task).items()}
 
 
 def _failed(
@@ -213,7 +245,7 @@ def _launch(
                 f"the rows of {name!r} are not those that run {plan.run_id!r} began with; bring them back or start anew"
             )
     if added is not None:
-        added = replace(added, data_hashes=hashes)
+        added = replace(added, data_hashes=hashes, code=_code(tasks))
     places = Places(settings.max_concurrent, settings.max_in_flight, os.cpu_count() or 1)
     notes = fold_notes(note for work in works.values() for note in work.splits.notes)
     return Launch(archive, plan, added, kind, tasks, states, tuple(kept), estimate(chosen, places), notes)

@@ -42,6 +42,7 @@ def conduct(
     dry_run: bool,
     yes: bool,
     as_json: bool,
+    accept_changed_code: bool = False,
 ) -> int:
     """Do what a command asks for, at the venue for a results directory; the exit code."""
     if resume is not None and retry is not None:
@@ -57,11 +58,13 @@ def conduct(
     again = resume if retry is None else retry
     if again is None:
         settings = checked(decode(Settings, asked), venue)
-        launch = plan_new(settings, venue)
+        launch = plan_new(settings, venue, accept_changed_code=accept_changed_code)
     else:
         option = "--resume-run-id" if retry is None else "--retry-failed-run-id"
         settings = checked(settings_again(asked, venue, again, option), venue)
-        launch = plan_again(settings, venue, again, retry=retry is not None, errors=errors)
+        launch = plan_again(
+            settings, venue, again, retry=retry is not None, errors=errors, accept_changed_code=accept_changed_code
+        )
     for note in launch.notes:
         console.print(f"note: {note}", style="dim", markup=False, highlight=False)
     if launch.tasks:
@@ -142,7 +145,7 @@ def unnamed_axes(settings: Settings, launch: Launch) -> list[str]:
         "optimizers": settings.optimizers,
         "configured models": settings.models,
     }
-    return [name for name, value in axes.items() if not value] if launch.added is not None else []
+    return [name for name, value in axes.items() if not value] if launch.added and launch.added.tasks else []
 
 
 def show_estimate(console: Console, launch: Launch, *, detailed: bool) -> None:

@@ -409,6 +409,7 @@ class RunPlan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     data_hashes: Mapping[str, str] = field(default_factory=dict)  # dataset -> hash of the rows used
+    code: Mapping[str, str] = field(default_factory=dict)  # module that decides results -> hash of its source
 
 
 @dataclass(frozen=True)
@@ -502,6 +503,7 @@ class TaskResult:
     reported: Mapping[str, Any] = field(default_factory=dict)  # what the optimizer itself has to tell
     tables: Mapping[str, Table] = field(default_factory=dict)  # the same, small enough for every look at the run
     error: Failure | None = None
+    code: str = ""  # a hash of the sources that decided it; empty in results that are older than this field
     warnings: tuple[str, ...] = ()  # sentences that whoever reads the figures must know
 
     @classmethod

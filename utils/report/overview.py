@@ -17,7 +17,7 @@ from utils.serialization import encode
 Row = dict[str, Any]
 
 OUTCOME = ("status", "stop_reason", "initial", "final", "gain", "spent", "scoring", "seconds")  # told as it is
-LATER: Mapping[str, Any] = {"saved": None, "tables": {}}  # what results of earlier versions lack
+LATER: Mapping[str, Any] = {"code": "", "saved": None, "tables": {}}  # what results of earlier versions lack
 
 
 class Overview:

@@ -353,16 +353,26 @@ def _figures(tasks: Sequence[Row]) -> list[Text]:
     unchanged = all(map(is_unchanged, done))
     says = "unchanged" if unchanged else verdict((gain[0], gain[1], gain[2]))
     tokens = "" if unchanged or says in ("better", "worse") else _saved(done)
+    mixed = ", mixed code" if _is_mixed(done) else ""
     return [
         count,
         Text(figure(_mean(done, "initial", "mean"), ".3f")),
         Text.assemble((figure(_mean(done, "final", "mean"), ".3f"), "bold"), _span(low, high)),
         Text("" if unchanged else f"{figure(gain[0], '+.3f')}{_around(gain[1], gain[2])}"),
-        Text.assemble((says, {"better": "green", "worse": "red"}.get(says, "dim")), tokens),
+        Text.assemble(
+            (says, {"better": "green", "worse": "red"}.get(says, "dim")),
+            tokens,
+            mixed,
+        ),
         Text(f"{fmean(task['spent']['logical']['task_calls'] for task in done):,.0f}"),
         paid,
         Text(duration(fmean(number(task["seconds"]) for task in done))),
     ]
+
+
+def _is_mixed(tasks: Iterable[Row]) -> bool:
+    """True where tasks of one cell were decided by different code. Results of old have no mark of theirs."""
+    return len({task["code"] for task in tasks if task["code"]}) > 1
 
 
 def _saved(tasks: Sequence[Row]) -> str:
@@ -407,6 +417,8 @@ def _notes(overview: Row) -> list[Text]:
     done = [task for task in overview["tasks"] if task["final"]]
     several = len(cells(done)) < len(done)
     notes = ["calls and time: the mean of a task; cost: of all tasks of a line"] if several else []
+    mixed = sorted({label(group[0]) for group in cells(done).values() if _is_mixed(group)})
+    notes += [f"results of changed code in one cell, and not comparable: {', '.join(mixed)}"] if mixed else []
     lines = [Text(text, style="dim") for text in notes]
     return [*lines, Text(SIMULATED, style="yellow")] if overview["simulated"] else lines
 

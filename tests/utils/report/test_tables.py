@@ -276,3 +276,19 @@ def test_a_result_of_a_version_without_tokens_and_tables_is_shown_as_it_was() ->
     run = {**overview((A, done(A))), "tasks": [task_row(A, old)]}
     assert "0.750" in shown(results(run))
     assert "tokens  " not in shown(tasks_table(run))
+
+
+def test_a_cell_of_two_programs_is_marked() -> None:
+    def of(*codes: str) -> str:
+        tasks = [spec(seed) for seed in range(len(codes))]
+        return shown(
+            results(
+                overview(*((task, replace(done(task), code=code)) for task, code in zip(tasks, codes, strict=True)))
+            )
+        )
+
+    assert "mixed code" in of("a", "b")
+    assert "results of changed code in one cell, and not comparable: few_shot" in of("a", "b")
+    for codes in (("a", "a"), ("", "a")):
+        assert "mixed" not in of(*codes)
+        assert "changed code" not in of(*codes)
