@@ -10,6 +10,13 @@ Reads what is written; needs no key and no running process.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # what is imported below takes a while: a Ctrl-C meanwhile is one line, too
+    from utils.interrupts import interrupt, leave
+
+    signal.signal(signal.SIGINT, leave)
+
 import gc
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,12 +24,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from utils.errors import BenchmarkError, UsageError, one_line
+from utils.interrupts import INTERRUPTED
 from utils.validation import no_modal, refuse_missing_values
 
 if TYPE_CHECKING:
     from local.inspection import Source
 
-USAGE, INTERRUPTED = 2, 130  # exit codes
+USAGE = 2  # exit code
 DEFAULT_DIR = "./benchmark_results"
 
 command_line = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -146,4 +154,5 @@ if "modal" in sys.modules:  # `modal run check_results.py` imports this file, an
 
 if __name__ == "__main__":
     gc.disable()  # what a look makes lives to its end: searching it for garbage would take a quarter of the time
+    signal.signal(signal.SIGINT, interrupt)
     sys.exit(cli(sys.argv[1:]))

@@ -8,6 +8,13 @@ Parses, and hands over to the session with the place where the workers are; what
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # what is imported below takes a while: a Ctrl-C meanwhile is one line, too
+    from utils.interrupts import interrupt, leave
+
+    signal.signal(signal.SIGINT, leave)
+
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from utils.errors import BenchmarkError, UsageError, one_line
+from utils.interrupts import INTERRUPTED
 from utils.validation import (
     any_number,
     named,
@@ -30,7 +38,7 @@ from utils.validation import (
 if TYPE_CHECKING:
     from benchmark_task import Venue
 
-USAGE, INTERRUPTED = 2, 130  # exit codes
+USAGE = 2  # exit code
 DEFAULT_DIR = "./benchmark_results"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -257,7 +265,7 @@ def cli(argv: list[str]) -> int:
         return int(command.main(words, standalone_mode=False) or 0)
     except BenchmarkError as error:
         message = str(error)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except typer.TyperException as error:
         message = f"{error.format_message().rstrip('.')}; `python run_benchmark.py --help` shows every option"
@@ -266,4 +274,5 @@ def cli(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, interrupt)
     sys.exit(cli(sys.argv[1:]))

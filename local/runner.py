@@ -28,6 +28,7 @@ from local.worker import CACHE, Order, work
 from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.bills import Bills
 from utils.errors import ErrorKind, UsageError
+from utils.interrupts import held_back
 from utils.llm.cache import prepare
 from utils.records import Failure, Progress, Status, TaskResult, TaskSpec
 
@@ -86,7 +87,8 @@ def warm_up(models: Sequence[str]) -> None:
     if any(not model.startswith("sim/") for model in models):
         preload.append("local.warm_litellm")
     multiprocessing.set_forkserver_preload(preload)
-    forkserver.ensure_running()
+    with held_back():  # what it imports takes a while, and a Ctrl-C is ours to answer
+        forkserver.ensure_running()
 
 
 @dataclass

@@ -21,7 +21,7 @@ PACKAGES = ("utils", "optimizers", "local", "modal_utils")
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("utils.errors",),
-    ("utils.serialization",),
+    ("utils.serialization", "utils.interrupts"),
     ("utils.prompt", "utils.records"),
     (
         "utils.metrics",
