@@ -319,8 +319,15 @@ def _defaults(optimizer: Optimizer) -> dict[str, Any]:
     return {field.name: getattr(optimizer, field.name) for field in fields(optimizer)}
 
 
+def _optimizer(name: str) -> Optimizer:
+    """A row of the table, which a run's plan may know longer than this program does."""
+    if name not in OPTIMIZERS:
+        raise unknown("optimizer", name, OPTIMIZERS)
+    return OPTIMIZERS[name]
+
+
 def _build(name: str, params: Mapping[str, Any]) -> Optimizer:
-    optimizer = OPTIMIZERS[name]
+    optimizer = _optimizer(name)
     try:
         # through the codec, so that a value of the wrong type is refused by name
         return decode(type(optimizer), encode({**_defaults(optimizer), **params}))
@@ -362,6 +369,8 @@ def load_work(spec: TaskSpec, kept: Splits | None = None) -> Work:
 
 
 def _dataset(name: str, csv: str) -> DatasetSpec:
+    if name not in DATASETS and not csv:
+        raise unknown("dataset", name, DATASETS)
     return DATASETS[name] if name in DATASETS else csv_spec(csv)
 
 
@@ -644,7 +653,7 @@ def _code_of(dataset: str, optimizer: str, metric: str) -> Mapping[str, str]:
     rows = DATASETS[dataset].to_example.__module__ if dataset in DATASETS else csv_spec.__module__
     scored = [find_metric(metric)] if metric else []
     scorers = [part.function if isinstance(part, FunctionMetric) else type(part) for part in scored]
-    modules = [Editor.__module__, Problem.__module__, type(OPTIMIZERS[optimizer]).__module__, rows]
+    modules = [Editor.__module__, Problem.__module__, type(_optimizer(optimizer)).__module__, rows]
     mine = source_of(run_task, _choose, _test, load_work, _seed_prompt)
     return {**sources_of([*modules, *(part.__module__ for part in scorers)]), __name__: mine}
 

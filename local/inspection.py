@@ -64,7 +64,11 @@ def show_runs(source: Source, *, as_json: bool) -> int:
     if as_json:
         print(dumps([_line(overview) for overview in overviews], indent=1))
     elif overviews:
-        _console().print(runs_table(overviews))
+        console = _console()
+        console.print(runs_table(overviews))
+        for overview in overviews:
+            if problem := overview.get("problem"):
+                console.print(Text(problem, style="red"), soft_wrap=True)
     else:
         _console().print(f"there is no run yet in {source.where}", markup=False, highlight=False)
     return COMPLETED
@@ -153,7 +157,25 @@ class LocalRuns:
     def overviews(self) -> list[Row]:
         if self._venue.root.exists() and not self._venue.root.is_dir():
             raise UsageError(f"--checkpoint-dir {self._venue.checkpoint_dir!r} is a file; name the folder of the runs")
-        return [self.open(run_id).render()[0] for run_id in self._venue.known_runs()]
+        return [self._overview(run_id) for run_id in self._venue.known_runs()]
+
+    def _overview(self, run_id: str) -> Row:
+        """A run, or what stands in the way of looking at it: one that is damaged hides no other."""
+        try:
+            return self.open(run_id).render()[0]
+        except UsageError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"run {run_id!r}: {error.filename or 'its files'}: {error.strerror}"
+        return {
+            "run_id": run_id,
+            "created": "",
+            "status": "damaged",
+            "simulated": False,
+            "paid": None,
+            "tasks": [],
+            "problem": problem,
+        }
 
     def open(self, run_id: str) -> LocalLook:
         return LocalLook(self._venue, run_id)

@@ -19,7 +19,6 @@ listings and the submissions. `Blobs` knows bytes, `RunArchive` alone knows this
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -31,13 +30,16 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from utils.disk import DISK, Claim, Disk, Log
-from utils.errors import Damaged, UsageError
-from utils.records import RunPlan, Splits, Status, TaskResult, TaskSpec
-from utils.serialization import content_hash, decode, dumps, from_value, parse, to_file
+from utils.errors import Damaged, ErrorKind, UsageError
+from utils.records import Failure, RunPlan, Splits, Status, StopReason, TaskResult, TaskSpec
+from utils.serialization import content_hash, decode, dumps, encode, from_value, parse, to_file
 
 T = TypeVar("T")
 
 LOCK = "lock"  # held by whoever works on the run
+UNREADABLE = (IsADirectoryError, NotADirectoryError, PermissionError)
+SUBMISSION = re.compile(r"(\d+)\.json")
+SHOWN = {"status", "stop_reason", "initial", "final", "gain", "spent", "scoring", "seconds", "error"}  # of a result
 ATTEMPT = re.compile(r"(?P<task>.+)@(?P<submission>\d+)\.(?P<name>\w+?)(\.(completed|failed)\.json)?$")
 
 
@@ -290,7 +292,7 @@ class RunArchive:
         return [self._load(Submission, f"submissions/{number}.json") for number in self._dispatched() if number > after]
 
     def _dispatched(self) -> list[int]:
-        return sorted(int(name.split(".")[0]) for name in self.blobs.list("submissions"))
+        return sorted(int(match[1]) for match in map(SUBMISSION.fullmatch, self.blobs.list("submissions")) if match)
 
     def retried_at(self) -> dict[str, int]:
         """The latest retry of each task that was retried: what failed before it is asked again."""
@@ -371,8 +373,11 @@ class RunArchive:
         return result
 
     def load_result(self, name: str) -> TaskResult:
-        """The result in a file that `states` named, without its bulk."""
-        return self._load(TaskResult, f"results/{name}")
+        """The result in a file that `states` named, without its bulk; where it cannot be read, a failure says so."""
+        try:
+            return self._load(TaskResult, f"results/{name}")
+        except Damaged as error:
+            return _damaged(name, error)
 
     def result_of(self, attempt: Attempt) -> TaskResult | None:
         """What came of an attempt; None if nothing did (yet)."""
@@ -385,14 +390,20 @@ class RunArchive:
 
     def read_results(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Many results in their encoded form, by name: for a look at thousands of them."""
-        read = self.blobs.read_all([f"results/{name}" for name in names])
-        return {path.removeprefix("results/"): json.loads(content) for path, content in read.items()}
+        try:
+            read = self.blobs.read_all([f"results/{name}" for name in names])
+            values = {path.removeprefix("results/"): parse(content) for path, content in read.items()}
+        except (UsageError, *UNREADABLE):
+            return {name: encode(self.load_result(name)) for name in names}
+        # anything else but a result, whose fields are looked at one by one for a look that takes no time
+        strange = [name for name, value in values.items() if not isinstance(value, dict) or not value.keys() >= SHOWN]
+        return values | {name: encode(self.load_result(name)) for name in strange}
 
     def load_details(self, name: str) -> TaskResult:
         """The same result whole. A failed attempt has no more to tell than its result file."""
         try:
             return self._load(TaskResult, f"details/{_parse(name)}.json")
-        except FileNotFoundError:
+        except (FileNotFoundError, Damaged):
             return self.load_result(name)
 
     def log_name(self, task_id: str) -> str:
@@ -414,6 +425,8 @@ class RunArchive:
             yield
         except UsageError as error:
             raise Damaged(f"run {self.run_id!r}: {name} cannot be read: {error}") from None
+        except UNREADABLE as error:
+            raise Damaged(f"run {self.run_id!r}: {name} cannot be read: {error.strerror}") from None
 
     # ------------------------------------------------------------------ state
 
@@ -427,7 +440,8 @@ class RunArchive:
             attempts.sort(key=lambda attempt: (attempt.submission, attempt.name))
         completed: dict[str, str] = {}
         failed: dict[str, str] = {}
-        ended = [(attempt, name) for name in self.blobs.list("results") if (attempt := _parse(name))]
+        names = (name for name in self.blobs.list("results") if name.endswith((".completed.json", ".failed.json")))
+        ended = [(attempt, name) for name in names if (attempt := _parse(name))]
         for attempt, name in sorted(ended, key=lambda pair: (pair[0].submission, pair[0].name)):
             if name.endswith(".completed.json"):
                 # a worker that outlived its parent may have finished the task too: the first result stands
@@ -454,6 +468,15 @@ def local_archive(root: Path, run_id: str, disk: Disk = DISK) -> RunArchive:
     """The archive of a run in a directory; attempts hold claims on their started files."""
     folder = Folder(root / run_id, disk)
     return RunArchive(folder, run_id, folder.is_claimed)
+
+
+def _damaged(name: str, error: Damaged) -> TaskResult:
+    attempt = _parse(name)
+    message = f"{error}; delete it and resume: its calls are in the journal and cost nothing"
+    failure = Failure(ErrorKind.DAMAGED, message)
+    return TaskResult(
+        attempt.task_id if attempt else name, Status.FAILED, StopReason.ERROR, 0.0, simulated=False, error=failure
+    )
 
 
 def _plan_name(number: int) -> str:

@@ -61,6 +61,7 @@ class ErrorKind(StrEnum):
     MALFORMED = "malformed"  # an answer that is not one: tried again
     TIMEOUT = "timeout"  # the task passed its deadline
     CRASH = "crash"  # the worker process died
+    DAMAGED = "damaged"  # its result was written, and cannot be read
     INTERNAL = "internal"  # a defect in this program or in a plug-in
 
     @property
