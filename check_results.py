@@ -40,7 +40,9 @@ def option(name: str, values: str | None, text: str) -> Any:
     return typer.Option(name, help=text, show_default=False, metavar=values or " ")
 
 
-@command_line.command(epilog="Exit codes: 0 all completed, 1 some failed or not done, 2 usage.")
+@command_line.command(
+    epilog="Exit codes: 0 all completed, 1 some failed or not done, 2 usage, 3 tasks wait for more money."
+)
 def main(
     list_runs: Annotated[bool, option("--list-runs", None, "A line for each run")] = False,
     run_id: Annotated[str | None, option("--run-id", "ID", "The run to show")] = None,

@@ -23,7 +23,7 @@ from utils.serialization import dumps
 from utils.tracing.exporter import parse_items, push
 from utils.tracing.target import decide
 
-COMPLETED, NOT_COMPLETED = 0, 1
+COMPLETED, NOT_COMPLETED, RUN_BUDGET = 0, 1, 3
 WIDE = 120  # columns where there is no terminal that could be narrower
 SILENT_S = 600.0  # without any change: worth a word
 AWAY_S = 3600.0  # without any answer: a watch ends
@@ -220,6 +220,8 @@ def _line(overview: Row) -> Row:
 
 
 def _exit_code(overview: Row) -> int:
+    if overview.get("stopped_by_run_max_cost"):
+        return RUN_BUDGET
     return COMPLETED if overview["status"] == "completed" else NOT_COMPLETED
 
 

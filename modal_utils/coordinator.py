@@ -46,11 +46,13 @@ from modal_utils.deployment import (
     link,
     volume,
 )
+from modal_utils.purse import Money, fill
 from modal_utils.storage import RUNS, Calls, Remote, Started, entries, latest_calls, save_calls, save_links
 from modal_utils.worker_core import Order
 from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.errors import UsageError
 from utils.records import TaskSpec
+from utils.report.overview import Overview
 from utils.serialization import decode, encode
 from utils.tracing.exporter import chosen_items, prepare
 from utils.tracing.rows import Sampling
@@ -102,11 +104,7 @@ class ModalVenue:
             return sorted(entry.path.rpartition("/")[2] for entry in entries(self.volume, RUNS))
 
     def check(self, settings: Settings) -> None:
-        """Raises UsageError for limits that containers cannot keep between them."""
-        if settings.run_max_cost is not None:
-            raise UsageError(
-                "--run-max-cost cannot be kept on Modal, whose containers share no purse; limit tasks with --max-cost"
-            )
+        """Nothing: every limit can be kept here."""
 
     def check_models(self, names: Sequence[str], params: Mapping[str, Any]) -> None:
         """Raises UsageError for a model that no worker could ask: the keys are looked for where the workers are."""
@@ -166,13 +164,14 @@ class ModalVenue:
             )
         target = self._target_of_traces(settings, answer, console)
         trace_items = chosen_items(settings.trace_items, launch.estimate.task_calls[1]) if target else None
+        left_usd = self._left_usd(launch, settings)
         recorder = Recorder(launch.archive, console)
         try:
             with _going_on(f"--run-id {run_id} with the same options goes on"), explained():
                 if launch.added is not None:
                     launch.archive.save_plan(launch.added)
             with _going_on(f"`{_again('resume', run_id)}` goes on, and no task is submitted twice"), explained():
-                self._submit(launch, settings, target, trace_items, recorder)
+                self._submit(launch, settings, left_usd, target, trace_items, recorder)
         except KeyboardInterrupt:
             console.print(
                 f"{recorder.stopped_after}\nnext: {_again('resume', run_id)}\n      {_again('cancel', run_id)}",
@@ -197,20 +196,27 @@ class ModalVenue:
         self,
         launch: Launch,
         settings: Settings,
+        left_usd: float | None,
         target: Target | None,
         trace_items: Sampling | None,
         recorder: Recorder,
     ) -> None:
         """Everything after the plan; what was done of it stands, whatever ends it."""
-        archive = launch.archive
+        archive, run_id = launch.archive, launch.plan.run_id
         for spec, splits in launch.splits:
             archive.save_splits(spec, splits)
         submission = archive.submit(launch.kind, launch.tasks, _now(), secrets.token_hex(4)).number
-        pool = self._pool(settings, f"{launch.plan.run_id}.{submission}")
+        pool = self._pool(settings, f"{run_id}.{submission}")
         if target:  # their datasets are made here, once, before any container needs them
             save_links(archive, submission, prepare(archive, replace(launch.plan, tasks=launch.tasks), target))
         states, ours = self._look_back(archive, launch, submission)
-        orders = list(_orders(replace(launch, tasks=ours, states=states), settings, submission, trace_items))
+        money = None
+        if left_usd is not None:
+            mine = {task.task_id for task in ours}
+            open_tasks = [task for task in launch.tasks if not _is_final(states, task)]
+            _refuse_sharing(run_id, [task for task in open_tasks if task.task_id not in mine])
+            money = fill(run_id, submission, left_usd)
+        orders = list(_orders(replace(launch, tasks=ours, states=states), settings, submission, trace_items, money))
         recorder.begin(submission, pool.object_id, len(orders))
         asyncio.run(spawn_all(pool, orders, recorder))
 
@@ -268,6 +274,28 @@ class ModalVenue:
                 continue
             found.append(secret)
         return found
+
+    def _left_usd(self, launch: Launch, settings: Settings) -> float | None:
+        """What is left of the run's limit, if it has one. Raises UsageError where nothing is, or others spend of it."""
+        if settings.run_max_cost is None:
+            return None
+        if not launch.states:
+            return settings.run_max_cost
+        run_id, mine = launch.plan.run_id, {task.task_id for task in launch.tasks}
+        with explained():
+            others = [task for task in launch.plan.tasks if task.task_id not in mine]
+            others = [task for task in others if not _is_final(launch.states, task)]
+            calls = _last_calls(launch.archive, others, launch.states)
+            alive = asyncio.run(find_alive(list(calls.values())))
+            _refuse_sharing(run_id, [task for task in others if calls.get(task.task_id) in alive])
+            paid = Overview(launch.archive, launch.plan).render()["paid"]
+        spent = sum(usd or 0.0 for usd in paid.values())
+        if spent >= settings.run_max_cost:
+            raise UsageError(
+                f"the limit of ${settings.run_max_cost:g} of run {run_id!r} is reached, ${spent:.4f} are paid; give a"
+                " higher --run-max-cost"
+            )
+        return settings.run_max_cost - spent
 
     def _look_back(
         self, archive: RunArchive, launch: Launch, submission: int
@@ -327,7 +355,9 @@ class ModalVenue:
 # --------------------------------------------------------------------------- calls
 
 
-def _orders(launch: Launch, settings: Settings, submission: int, trace_items: Sampling | None) -> Iterator[Order]:
+def _orders(
+    launch: Launch, settings: Settings, submission: int, trace_items: Sampling | None, money: Money | None
+) -> Iterator[Order]:
     retried_at = launch.archive.retried_at()
     for spec in launch.tasks:
         yield Order(
@@ -342,6 +372,7 @@ def _orders(launch: Launch, settings: Settings, submission: int, trace_items: Sa
             log_level=settings.log_level,
             trace_items=trace_items,
             created=launch.plan.created,
+            money=money,
         )
 
 
@@ -485,6 +516,15 @@ def _last_calls(archive: RunArchive, tasks: Sequence[TaskSpec], states: Mapping[
         if call:
             found[task_id] = call
     return found
+
+
+def _refuse_sharing(run_id: str, others: Sequence[TaskSpec]) -> None:
+    """Raises UsageError where tasks are in other hands, which may spend what they were given."""
+    if others:
+        raise UsageError(
+            f"--run-max-cost: an earlier submission of run {run_id!r} still works on {len(others)} of its tasks, with"
+            f" what it was given; wait for them, or take them back with `{_again('cancel', run_id)}`"
+        )
 
 
 def _is_final(states: Mapping[str, TaskState], task: TaskSpec) -> bool:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from modal_utils.coordinator import ModalVenue, find_alive
 from modal_utils.deployment import APP, COLLECT, VOLUME, explained, link
-from modal_utils.storage import AT_ONCE, RUNS, Calls, entries, load_calls, load_links, load_paid, load_summary
+from modal_utils.storage import AT_ONCE, RUNS, Calls, entries, limited, load_calls, load_links, load_paid, load_summary
 from utils.archive import Folder, RunArchive
 from utils.errors import UsageError
 from utils.report.overview import Overview
@@ -73,6 +73,7 @@ class ModalLook:
         self._summary: dict[str, Row] | None = None
         self._calls: dict[str, str] = {}
         self._pools = _Pools([])
+        self._limited = 0  # tasks that wait for more money
         paid = partial(load_paid, self._archive)
         self._overview = Overview(self._archive, self._plan, read=self._read, paid=paid, links=self._links)
 
@@ -87,7 +88,16 @@ class ModalLook:
             self._busy = bool(left) and (self._pools.are_busy() or self._is_any_alive(left))
             if left and not self._busy:
                 overview = self._overview.render(stopped=True)
-            return overview, not self._busy
+            self._limited = self._count_limited(left) if not self._busy else 0
+            return {**overview, "stopped_by_run_max_cost": self._limited}, not self._busy
+
+    def _count_limited(self, tasks: Sequence[str]) -> int:
+        """How many of these tasks wait for more money: the last attempt of each ended at the run's limit."""
+        names = limited(self._archive)
+        if not names:
+            return 0
+        states = self._archive.states([task for task in self._plan.tasks if task.task_id in tasks])
+        return sum(str(state.attempts[-1]) in names for state in states.values() if state.attempts)
 
     def _is_any_alive(self, tasks: Sequence[str]) -> bool:
         """Asks the calls themselves: what a pool says of itself may lag."""
@@ -95,6 +105,11 @@ class ModalLook:
         return bool(asyncio.run(find_alive(asked)))
 
     def note(self) -> str:
+        if self._limited:
+            return (
+                f"the run's limit of money is reached, {self._limited} of its tasks wait for more: `python"
+                f" run_benchmark.py --modal --resume-run-id {self._plan.run_id} --run-max-cost USD`"
+            )
         return self._pools.note()
 
     def advice(self) -> str:

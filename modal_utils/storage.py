@@ -1,9 +1,10 @@
 """The Volume as `Blobs`: mounted in a container, and through Modal's client from anywhere else.
 
-A run is the folder `runs/<run_id>` of the volume, in the layout of `utils.archive`, and three kinds of files more:
+A run is the folder `runs/<run_id>` of the volume, in the layout of `utils.archive`, and more kinds of files:
 
     calls/<n>.<chunk>.json      the function calls of the n-th dispatch, by task
     paid/<task_id>@<n>.<k>.json     what an attempt has paid so far, by its journal, which is too long for a look
+    limited/<task_id>@<n>.<k>       an attempt ended because the run's money did: it can be resumed
     links/<n>.json                  the pages of its tasks in Opik, where traces are sent
     summaries/<count>-<x>.json.gz   the rows of so many results, made by `collect`: a cache, so that a look reads little
 
@@ -208,6 +209,16 @@ def load_paid(archive: RunArchive, attempts: Iterable[Attempt]) -> dict[Attempt,
     names = set(archive.blobs.list("paid"))
     wanted = {f"paid/{attempt}.json": attempt for attempt in attempts if f"{attempt}.json" in names}
     return {wanted[name]: loads(Spend, content) for name, content in archive.blobs.read_all(list(wanted)).items()}
+
+
+def save_limited(archive: RunArchive, attempt: Attempt) -> None:
+    """Say that an attempt ended at the run's limit of money."""
+    archive.blobs.create(f"limited/{attempt}", b"")
+
+
+def limited(archive: RunArchive) -> set[str]:
+    """The names of the attempts that ended at the run's limit."""
+    return set(archive.blobs.list("limited"))
 
 
 def save_links(archive: RunArchive, submission: int, links: Mapping[str, str]) -> None:

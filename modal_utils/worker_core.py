@@ -33,7 +33,8 @@ from typing import Any
 from benchmark_config import DEFAULTS
 from benchmark_task import Place, attempt, check_model, versions
 from modal_utils.deployment import code_hash
-from modal_utils.storage import Mounted, Started, save_paid, save_result_to_volume, save_started
+from modal_utils.purse import Coins, Money, QueuedCoins, Share
+from modal_utils.storage import Mounted, Started, save_limited, save_paid, save_result_to_volume, save_started
 from utils.archive import Attempt, Folder, RunArchive
 from utils.bills import Bills
 from utils.errors import ErrorKind, MissingKey, UsageError
@@ -67,12 +68,21 @@ class Order:
     log_level: str
     trace_items: Sampling | None = None  # what is sent to Opik; None: nothing
     created: str = ""  # of the plan, for the ids of traces
+    money: Money | None = None  # that the dispatch may spend; None: no limit
 
 
 def run_optimization_task(
-    order: Order, blobs: Mounted, call: str, container: str, clock: Callable[[], float] = time.monotonic
+    order: Order,
+    blobs: Mounted,
+    call: str,
+    container: str,
+    coins: Callable[[str], Coins] = QueuedCoins,
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """One attempt of a task; a small summary of what came of it. The result itself is on the volume."""
+    """One attempt of a task; a small summary of what came of it. The result itself is on the volume.
+
+    `coins` gives those of a partition, where the run has a limit of money.
+    """
     deadline = clock() + order.task_timeout_s
     archive = RunArchive(blobs, order.run_id)
     blobs.reload()
@@ -102,10 +112,12 @@ def run_optimization_task(
         _traced(order, archive, now, earlier_ones) as tell,
     ):
         logger.info("attempt %s, call %s, container %s", now, call, container)
-        result = _watch(order, archive, blobs, now, earlier_ones, deadline, clock)
-        tell(result)
+        share = Share(coins(order.money.partition), order.money.coin_usd) if order.money else None
+        result = _watch(order, archive, blobs, now, earlier_ones, share, deadline, clock)
+        if result:
+            tell(result)
     blobs.publish()  # what was traced
-    return _summary(result)
+    return _summary(result) if result else {"task_id": order.spec.task_id, "state": "limit"}
 
 
 def _watch(
@@ -114,10 +126,14 @@ def _watch(
     blobs: Mounted,
     now: Attempt,
     earlier: tuple[Attempt, ...],
+    share: Share | None,
     deadline: float,
     clock: Callable[[], float],
-) -> TaskResult:
-    """Run the attempt on a thread; publish what it writes; end it at the deadline, or when the container must go."""
+) -> TaskResult | None:
+    """Run the attempt on a thread; publish what it writes; end it at the deadline, or when the container must go.
+
+    None where the run's money came to its end before the task did: it can be resumed.
+    """
     draining = threading.Event()
     place = Place(
         archive,
@@ -127,6 +143,7 @@ def _watch(
         in_flight=order.in_flight,
         call_timeout_s=order.call_timeout_s,
         draining=draining.is_set,
+        purse=share,
     )
     work = Work(order.spec, place)
     bills = _bills(order, blobs)
@@ -146,15 +163,25 @@ def _watch(
     except BaseException as reason:  # preempted, cancelled, or out of Modal's time: none of them is an Exception
         logger.warning("the container must go: %s", type(reason).__name__)
         draining.set()
-        work.done.wait(GRACE_S)
+        is_done = work.done.wait(GRACE_S)
         publish()
+        if share and is_done:
+            share.give_back()
         raise
     result = work.outcome()
-    if result is None:
-        text = f"not done after {order.task_timeout_s:g} s; raise --task-timeout and retry"
-        return save_result_to_volume(archive, now, _lost(order, blobs, (*earlier, now), ErrorKind.TIMEOUT, text), blobs)
-    blobs.publish()
-    return result
+    if result:
+        blobs.publish()
+    if share and work.done.is_set():
+        share.give_back()
+    if result:
+        return result
+    if share and share.is_empty:
+        logger.info("stopped: the run's limit of money is reached; resume with a higher one")
+        save_limited(archive, now)
+        publish()
+        return None
+    text = f"not done after {order.task_timeout_s:g} s; raise --task-timeout and retry"
+    return save_result_to_volume(archive, now, _lost(order, blobs, (*earlier, now), ErrorKind.TIMEOUT, text), blobs)
 
 
 class Work(threading.Thread):

@@ -30,6 +30,7 @@ from tests.waiting import PATIENCE_S, until
 from utils.archive import Attempt, Folder, Kind, RunArchive
 from utils.errors import UsageError
 from utils.journal import Entry, read_lines
+from utils.llm import litellm_engine
 from utils.records import Status, StopReason, TaskResult, TaskSpec
 
 GRID = ["--data", "sample", "--test-mode", "--demo-datasets", "gsm8k", "--optimizers", "no_op", "--yes", "--models"]
@@ -425,6 +426,44 @@ def test_a_task_that_ends_while_its_call_is_asked_for_is_not_submitted_again(
     assert coordinator.ModalVenue().unfinished(archive, tasks, states) == (tasks[1],)
 
 
+# --------------------------------------------------------------------------- money of a run
+
+
+def test_the_limit_of_a_run_holds_over_its_containers_and_more_money_ends_it(
+    deployed: Cloud, server: OpenAIServer
+) -> None:
+    """By the provider's own count; one container is lost with what it held."""
+
+    def paid_usd() -> float:
+        stats = server.stats()
+        prices = litellm_engine.price(REAL)
+        assert prices
+        return stats["tokens_in"] * prices[0] + stats["tokens_out"] * prices[1]
+
+    words = [*GRID, REAL, "--model-params", "max_tokens=30", "--max-concurrent", "3"]
+    before = paid_usd()
+    deployed.submit(*words, "--seeds", "7", "--run-id", "measured")
+    deployed.wait("measured")
+    limit = 3 * (paid_usd() - before)
+    deployed.plane.faults([{"at": "input", "action": "crash", "function": "run_task", "after": 0.05}])
+    before = paid_usd()
+    deployed.submit(*words, *seeds(6), "--run-id", "dear", "--run-max-cost", f"{limit:.8f}")
+    overview = deployed.wait("dear")
+    deployed.plane.faults([])
+    assert 0 < paid_usd() - before <= limit
+    waiting = overview["stopped_by_run_max_cost"]
+    assert waiting == statuses(overview)["pending"] > 0
+    said = deployed.run("check_results.py", "--modal", "--run-id", "dear", "--watch", code=3)
+    assert f"the run's limit of money is reached, {waiting} of its tasks wait for more" in said
+    refused = deployed.refuse(
+        "run_benchmark.py", "--modal", "--resume-run-id", "dear", "--run-max-cost", f"{limit / 1000:.8f}"
+    )
+    assert "is reached" in refused
+    assert "give a higher --run-max-cost" in refused
+    deployed.submit("--resume-run-id", "dear", "--run-max-cost", f"{100 * limit:.8f}")
+    assert statuses(deployed.wait("dear")) == {"completed": 6}
+
+
 # --------------------------------------------------------------------------- failed tasks
 
 
@@ -534,7 +573,6 @@ def test_a_worker_that_cannot_import_its_code_is_found_before_anything_is_submit
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([*SMALL, "--run-max-cost", "1"], "--run-max-cost cannot be kept on Modal"),
         (["--resume-run-id", "extant-ru"], "unknown run 'extant-ru'; did you mean 'extant-run'?"),
         (["--retry-failed-run-id", "extant-ru"], "unknown run 'extant-ru'; did you mean 'extant-run'?"),
         (["--cancel-run-id", "extant-ru"], "unknown run 'extant-ru'; did you mean 'extant-run'?"),

@@ -26,7 +26,7 @@ What is modelled otherwise than on Modal, or not known of Modal:
   to 8 times.
 - Retries are made here, also those of `.remote`, which Modal leaves to the caller.
 - After a redeploy waiting inputs run the new code. Results are kept for ever. There is one environment, "main".
-- Calls have one input each; there are no generators, classes, concurrent inputs, schedules, sandboxes, Dicts or Queues.
+- Calls have one input each; there are no generators, classes, concurrent inputs, schedules, sandboxes or Dicts.
   What is missing is answered with UNIMPLEMENTED, and requests without a room are in `state()["unimplemented"]`.
 
 The rooms, each importing only from those above it:
@@ -40,6 +40,7 @@ The rooms, each importing only from those above it:
     objects      secrets, images, mounts, and the large arguments
     volume       one volume on disk: snapshots, commits, the last writer wins
     volumes      volumes from outside and inside
+    queues       values in partitions, each taken once
     calls        submission, results, retries, cancelling
     functions    definitions, variants, statistics
     apps         deploying, running, stopping, logs

@@ -25,6 +25,7 @@ from tests.servers.modal.ground import Ground
 from tests.servers.modal.http_side import Transfers, serve_http
 from tests.servers.modal.launch import can_overlay
 from tests.servers.modal.objects import Objects
+from tests.servers.modal.queues import Queues
 from tests.servers.modal.records import App, Container, Function
 from tests.servers.modal.rpc import Servicer
 from tests.servers.modal.scheduler import Scheduler
@@ -47,12 +48,15 @@ class ControlPlane:
         blobs = Blobs(folder / "blobs")
         objects = Objects(self.ground, blobs)
         volumes = Volumes(self.ground, blobs, self.container_by_id)
+        queues = Queues(self.ground)
         calls = Calls(self.ground, self.function_by_id)
         functions = Functions(self.ground, self.app_by_id, self.function_by_id)
         apps = Apps(self.ground, self.app_by_id, self.function_by_id, calls, objects, volumes)
         self.containers = Containers(self.ground, self.container_by_id, faults, objects, volumes, calls, apps)
         self.scheduler = Scheduler(self.ground, self.function_by_id, calls, self.containers, volumes)
-        self.servicer = Servicer((objects, volumes, calls, functions, apps, self.containers), self.ground, faults)
+        self.servicer = Servicer(
+            (objects, volumes, queues, calls, functions, apps, self.containers), self.ground, faults
+        )
         admin = Admin(
             self.app_by_id, self.function_by_id, objects, volumes, calls, self.containers, self.servicer, faults
         )

@@ -1,0 +1,130 @@
+"""The money of a run on Modal, which containers share that know nothing of each other: coins in a queue.
+
+A dispatch puts what is left of the run's limit into a partition of a queue, in coins of equal worth. A container takes
+the coins that its next calls may cost, which no other then has; it keeps the change, and gives back what it has whole
+when its task ends. What nobody holds nobody can spend: the limit holds whatever becomes of containers. The coins of a
+lost one are lost with it, until the next dispatch counts what was really paid.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import modal
+
+from modal_utils.deployment import explained
+from utils.errors import Drained, ErrorKind, TaskError, Unreachable
+from utils.serialization import content_hash
+
+logger = logging.getLogger("benchmark")
+
+QUEUE = "optimizer-benchmarks-purses"  # a partition for each dispatch that has a limit
+COINS = 2000  # of a dispatch; a partition takes 5,000
+PAUSES_S = (1.0, 5.0, 15.0, 60.0, 120.0)  # between the tries of a purse that does not answer
+KEPT_S = 7 * 24 * 3600  # that Modal keeps a partition which nobody uses; without coins tasks stop, and can be resumed
+
+
+@dataclass(frozen=True)
+class Money:
+    """What a dispatch may spend, as an order tells it."""
+
+    coin_usd: float
+    partition: str
+
+
+class Coins(Protocol):
+    """Where the coins are that nobody holds."""
+
+    def take(self, count: int) -> int:
+        """Take so many, or as many as there are; how many."""
+
+    def give(self, count: int) -> None:
+        """Give so many back."""
+
+
+class QueuedCoins:
+    """Coins in a partition of Modal's queue. A coin leaves it once, and an exchange that is repeated is one."""
+
+    def __init__(self, partition: str) -> None:
+        self._queue = modal.Queue.from_name(QUEUE, create_if_missing=True)
+        self._partition = partition
+        # the door asks from within its event loop, where Modal's client does not like to be waited for
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="purse")
+
+    def take(self, count: int) -> int:
+        return len(
+            self._aside.submit(
+                patiently, lambda: self._queue.get_many(count, block=False, partition=self._partition)
+            ).result()
+        )
+
+    def give(self, count: int) -> None:
+        """Tried once: given twice, coins would be worth more than the limit."""
+        coins = [1] * count
+        give = partial(self._queue.put_many, coins, block=False, partition=self._partition, partition_ttl=KEPT_S)
+        self._aside.submit(give).result()
+
+
+def patiently(exchange: Callable[[], Any], sleep: Callable[[float], object] = time.sleep) -> Any:
+    """The same, tried again for minutes while Modal does not answer. Raises TaskError when it stays so."""
+    for pause_s in (*PAUSES_S, None):
+        try:
+            with explained():
+                return exchange()
+        except Unreachable as error:
+            if pause_s is None:
+                raise TaskError(ErrorKind.TRANSIENT, f"the run's purse: {error}") from None
+            sleep(pause_s)
+    return None
+
+
+def fill(run_id: str, submission: int, left_usd: float) -> Money:
+    """Coins for a dispatch, worth together what is left of the run's limit."""
+    money = Money(left_usd / COINS, content_hash([run_id, submission], 32))
+    QueuedCoins(money.partition).give(COINS)
+    return money
+
+
+class Share:
+    """What one container holds of the run's money; the purse of its door."""
+
+    def __init__(self, coins: Coins, coin_usd: float) -> None:
+        self._coins = coins
+        self._coin_usd = coin_usd
+        self._held = 0.0  # and not paid
+        self._reserved = 0.0  # of that, for calls that are open
+        self.is_empty = False  # once the coins did not suffice
+
+    def reserve(self, usd: float) -> None:
+        """Set money aside, of what is held or of coins that are taken. Raises Drained where these do not suffice."""
+        missing = self._reserved + usd - self._held
+        if missing > 0:
+            wanted = math.ceil(missing / self._coin_usd)
+            taken = self._coins.take(wanted)
+            self._held += taken * self._coin_usd
+            if taken < wanted:
+                self.is_empty = True
+                raise Drained("run_budget", f"the run's limit of money has no room for another ${usd:.4f}")
+        self._reserved += usd
+
+    def settle(self, reserved: float, paid: float) -> None:
+        """Give back what was set aside, and enter what was paid."""
+        self._reserved -= reserved
+        self._held -= paid
+
+    def give_back(self) -> None:
+        """Give the whole coins back that are left, when no call is open any more. What cannot be given is lost."""
+        whole = math.floor((self._held - max(0.0, self._reserved)) / self._coin_usd)
+        if whole > 0:
+            self._held -= whole * self._coin_usd
+            try:
+                self._coins.give(whole)
+            except Exception:  # whatever it is: it must cost no result
+                logger.warning("%d coins could not be given back", whole, exc_info=True)
