@@ -85,5 +85,5 @@ def fickle() -> Scripted:
 
 
 def failing(kind: ErrorKind = ErrorKind.BAD_REQUEST, message: str = "no") -> Scripted:
-    """A model that answers nothing."""
-    return Scripted(lambda request, count: CallError(kind, message))
+    """A model that answers nothing; of a provider that has a name, since its other tasks may have to be told."""
+    return Scripted(lambda request, count: CallError(kind, message), "openai/gpt-4o-mini")
