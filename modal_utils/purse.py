@@ -8,13 +8,12 @@ lost one are lost with it, until the next dispatch counts what was really paid.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import modal
@@ -55,21 +54,13 @@ class QueuedCoins:
     def __init__(self, partition: str) -> None:
         self._queue = modal.Queue.from_name(QUEUE, create_if_missing=True)
         self._partition = partition
-        # the door asks from within its event loop, where Modal's client does not like to be waited for
-        self._aside = ThreadPoolExecutor(1, thread_name_prefix="purse")
 
     def take(self, count: int) -> int:
-        return len(
-            self._aside.submit(
-                patiently, lambda: self._queue.get_many(count, block=False, partition=self._partition)
-            ).result()
-        )
+        return len(patiently(lambda: self._queue.get_many(count, block=False, partition=self._partition)))
 
     def give(self, count: int) -> None:
         """Tried once: given twice, coins would be worth more than the limit."""
-        coins = [1] * count
-        give = partial(self._queue.put_many, coins, block=False, partition=self._partition, partition_ttl=KEPT_S)
-        self._aside.submit(give).result()
+        self._queue.put_many([1] * count, block=False, partition=self._partition, partition_ttl=KEPT_S)
 
 
 def patiently(exchange: Callable[[], Any], sleep: Callable[[float], object] = time.sleep) -> Any:
@@ -100,28 +91,39 @@ class Share:
         self._coin_usd = coin_usd
         self._held = 0.0  # and not paid
         self._reserved = 0.0  # of that, for calls that are open
+        self._open = 0
+        self._turn = asyncio.Lock()
+        self._settled = asyncio.Event()
         self.is_empty = False  # once the coins did not suffice
 
-    def reserve(self, usd: float) -> None:
-        """Set money aside, of what is held or of coins that are taken. Raises Drained where these do not suffice."""
-        missing = self._reserved + usd - self._held
-        if missing > 0:
-            wanted = math.ceil(missing / self._coin_usd)
-            taken = self._coins.take(wanted)
-            self._held += taken * self._coin_usd
-            if taken < wanted:
-                self.is_empty = True
-                raise Drained("run_budget", f"the run's limit of money has no room for another ${usd:.4f}")
-        self._reserved += usd
+    async def reserve(self, usd: float) -> None:
+        """Set money aside for a call, of what is held or of coins that are taken; the open calls of this container may
+        have to give theirs back first. Raises Drained where that does not suffice either."""
+        async with self._turn:
+            while (missing := self._reserved + usd - self._held) > 0:
+                self._settled.clear()
+                # on a thread: Modal's client does not like to be waited for within an event loop
+                taken = await asyncio.to_thread(self._coins.take, math.ceil(missing / self._coin_usd))
+                self._held += taken * self._coin_usd
+                if self._reserved + usd <= self._held:
+                    break
+                if not self._open:
+                    self.is_empty = True
+                    raise Drained("run_budget", f"the run's limit of money has no room for another ${usd:.4f}")
+                await self._settled.wait()
+            self._reserved += usd
+            self._open += usd > 0
 
     def settle(self, reserved: float, paid: float) -> None:
-        """Give back what was set aside, and enter what was paid."""
-        self._reserved -= reserved
+        """Give back what was set aside for a call, and enter what was paid."""
+        self._reserved = max(0.0, self._reserved - reserved)
         self._held -= paid
+        self._open -= reserved > 0
+        self._settled.set()
 
     def give_back(self) -> None:
         """Give the whole coins back that are left, when no call is open any more. What cannot be given is lost."""
-        whole = math.floor((self._held - max(0.0, self._reserved)) / self._coin_usd)
+        whole = math.floor((self._held - self._reserved) / self._coin_usd)
         if whole > 0:
             self._held -= whole * self._coin_usd
             try:

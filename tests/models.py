@@ -84,6 +84,6 @@ def fickle() -> Scripted:
     return Scripted(lambda request, count: f"answer {count}")
 
 
-def failing(kind: ErrorKind = ErrorKind.BAD_REQUEST, message: str = "no") -> Scripted:
-    """A model that answers nothing; of a provider that has a name, since its other tasks may have to be told."""
-    return Scripted(lambda request, count: CallError(kind, message), "openai/gpt-4o-mini")
+def failing(kind: ErrorKind = ErrorKind.BAD_REQUEST, message: str = "no", name: str = "scripted") -> Scripted:
+    """A model that answers nothing."""
+    return Scripted(lambda request, count: CallError(kind, message), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
@@ -64,7 +65,7 @@ def test_whatever_containers_do_and_whichever_are_lost_no_more_is_paid_than_the_
     for number, most, part, then in story:
         share = shares[number]
         try:
-            share.reserve(most)
+            asyncio.run(share.reserve(most))
         except Drained:
             then = "ends"
         else:
@@ -81,23 +82,46 @@ def test_whatever_containers_do_and_whichever_are_lost_no_more_is_paid_than_the_
 def test_what_one_does_not_need_another_gets() -> None:
     jar = Jar(10)
     first, second = Share(jar, 1.0), Share(jar, 1.0)
-    first.reserve(9.0)
+    asyncio.run(first.reserve(9.0))
     with pytest.raises(Drained):
-        second.reserve(2.0)
+        asyncio.run(second.reserve(2.0))
     assert second.is_empty
     second.give_back()
     first.settle(9.0, 0.5)
     first.give_back()
     assert jar.count == 9, "half a coin is spent, the other half is change"
     third = Share(jar, 1.0)
-    third.reserve(9.0)
+    asyncio.run(third.reserve(9.0))
     assert jar.count == 0
+
+
+def test_a_call_waits_for_what_another_of_its_container_gives_back() -> None:
+    share = Share(Jar(3), 1.0)
+
+    async def calls() -> list[str]:
+        done: list[str] = []
+        await share.reserve(2.5)
+
+        async def second() -> None:
+            await share.reserve(2.0)
+            done.append("second")
+
+        waiting = asyncio.create_task(second())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        done.append("first")
+        share.settle(2.5, 0.5)
+        await waiting
+        return done
+
+    assert asyncio.run(calls()) == ["first", "second"]
+    assert not share.is_empty
 
 
 def test_coins_that_cannot_be_given_back_cost_no_result() -> None:
     jar = Jar(2)
     share = Share(jar, 1.0)
-    share.reserve(1.5)
+    asyncio.run(share.reserve(1.5))
     share.settle(1.5, 0.0)
     jar.give = lambda count: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     share.give_back()

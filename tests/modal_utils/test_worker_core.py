@@ -249,7 +249,7 @@ def test_a_call_that_finds_its_task_done_by_another_ends(volume: Volume, use: An
 
 
 def test_a_call_of_a_retry_is_not_stopped_by_the_failure_that_it_retries(volume: Volume, use: Any) -> None:
-    use(failing(ErrorKind.AUTH, "refused"))
+    use(failing(ErrorKind.AUTH, "refused", SPEC.model))
     assert work(volume)["state"] == "failed"
     volume.archive.submit(Kind.RETRY, [SPEC], "later")
     use(Model())
@@ -394,7 +394,7 @@ def test_a_task_past_its_deadline_fails_with_its_class_and_keeps_what_was_answer
 @pytest.mark.parametrize(
     ("spec", "model", "kind"),
     [
-        (SPEC, failing(ErrorKind.AUTH, "refused"), ErrorKind.AUTH),
+        (SPEC, failing(ErrorKind.AUTH, "refused", SPEC.model), ErrorKind.AUTH),
         (replace(SPEC, optimizer="gone"), Model(), ErrorKind.INTERNAL),
         (replace(SPEC, metric="gone"), Model(), ErrorKind.BAD_REQUEST),
     ],
@@ -410,7 +410,7 @@ def test_a_failing_task_is_a_result(volume: Volume, use: Any, spec: TaskSpec, mo
 
 
 def test_what_is_logged_is_a_file_of_the_run(volume: Volume, use: Any) -> None:
-    use(failing(ErrorKind.AUTH, "refused"))
+    use(failing(ErrorKind.AUTH, "refused", SPEC.model))
     work(volume)
     (log,) = (volume.master / "logs").iterdir()
     assert log.name == f"optimization_{SPEC.task_id}@1.00000001001.log"
