@@ -94,6 +94,7 @@ class Settings:
     max_cost: float | None = None  # USD a task
     max_tokens: int | None = None  # a task
     max_seconds: float | None = None  # a task
+    max_failed_share: float = 0.1  # of a task's calls, above which it fails
     run_max_cost: float | None = None  # USD, the whole run
     run_id: str = ""
     checkpoint_dir: str = "./benchmark_results"
@@ -120,7 +121,6 @@ class Defaults:
     test_mode_task_calls: int = 60
     finalists: int = 3  # prompts that the harness scores on all of validation before it picks
     restarts: int = 3  # of a task whose worker died without having got one new answer
-    max_failed_share: float = 0.1  # of an evaluation's calls; above it the task fails
 
 
 DEFAULTS = Defaults()

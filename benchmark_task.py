@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from benchmark_config import DATASETS, DEFAULTS, OPTIMIZERS, Settings
 from optimizers.base import Extent, Optimizer, sample_size
 from optimizers.editor import Editor
-from optimizers.problem import Problem, Rules, ask_scores, refuse_failures, spans_of
+from optimizers.problem import Problem, Rules, ask_scores, spans_of
 from utils.archive import Appender, Attempt, Kind, RunArchive, TaskState
 from utils.bills import Bills
 from utils.dataset_specs.base import DatasetSpec, check_prompt, load_splits
@@ -61,6 +61,7 @@ from utils.records import (
 )
 from utils.redaction import redact
 from utils.report.estimate import CHARACTERS_A_TOKEN, Estimate, Need, prompt_tokens
+from utils.report.flaws import Calls, flaws, refuse_cut, refuse_unanswered, warnings_of
 from utils.report.statistics import answered_by_all, interval_of, paired_gain, paired_saving
 from utils.serialization import content_hash, decode, encode
 from utils.tracing.records import Recorder, Recording
@@ -176,6 +177,7 @@ def expand(settings: Settings) -> tuple[TaskSpec, ...]:
             budget=budget,
             prompt=prompt,
             metric=settings.metric,
+            max_failed_share=settings.max_failed_share,
         )
         for dataset, (optimizer, params, files), model, seed in cells
     ]
@@ -290,6 +292,8 @@ def check_limits(settings: Settings) -> None:
     for option, value in limits.items():
         if value is not None and not value > 0:
             raise UsageError(f"{option} is {value:g}; give a number above 0")
+    if not 0 <= settings.max_failed_share <= 1:
+        raise UsageError(f"--max-failed-share is {settings.max_failed_share:g}; give a share from 0 to 1")
 
 
 def _budget(settings: Settings) -> Budget:
@@ -535,7 +539,7 @@ def run_task(
         door,
         params=params,
         spans=spans_of((*work.splits.validation, *work.splits.test)),
-        rules=Rules(max_failed_share=DEFAULTS.max_failed_share),
+        rules=Rules(max_failed_share=spec.max_failed_share),
         recorder=recorder,
     )
     recorder.open(problem.objective, problem.seed)
@@ -555,7 +559,10 @@ def run_task(
     door.with_ledger(Ledger())
     tell("scoring", problem)
     initial, final = _choose(problem, optimizer)
-    tests = _test(work, [initial.prompt, final.prompt], door, params, recorder)
+    for trial in (initial, final):
+        refuse_unanswered(trial)
+        refuse_cut(trial)
+    tests = _test(work, [initial.prompt, final.prompt], problem.calls, door, params, recorder)
     billed = spent.billed + door.stray
     shared = answered_by_all(tests)
     standings = [_standing(trial, test, shared) for trial, test in ((initial, tests[0]), (final, tests[-1]))]
@@ -576,7 +583,12 @@ def run_task(
         curve=tuple(problem.curve),
         reported=encode(problem.reported),
         tables={**optimizer.tables(*standings), **problem.tables},
-        warnings=(*editor.warnings, *_left_out(tests, shared)),
+        warnings=(
+            *editor.warnings,
+            *warnings_of(_by_name((initial, final), tests)),
+            *problem.calls.warnings,
+            *_left_out(tests, shared),
+        ),
     )
 
 
@@ -602,7 +614,7 @@ def _choose(problem: Problem, optimizer: Optimizer) -> tuple[Evaluation, Evaluat
 
 
 def _test(
-    work: Work, prompts: Sequence[Prompt], door: Door, params: Mapping[str, Any], recorder: Recorder
+    work: Work, prompts: Sequence[Prompt], calls: Calls, door: Door, params: Mapping[str, Any], recorder: Recorder
 ) -> list[Evaluation]:
     """Each distinct prompt on all test rows, as one batch."""
     distinct = list({prompt.id: prompt for prompt in prompts}.values())
@@ -614,9 +626,19 @@ def _test(
     ]
     for test in tests:
         recorder.trial(test)
+    calls.add(items)
+    calls.check()
     for test in tests:
-        refuse_failures(test, DEFAULTS.max_failed_share)
+        refuse_unanswered(test)
+        refuse_cut(test)
     return tests
+
+
+def _by_name(validated: Sequence[Evaluation], tests: Sequence[Evaluation]) -> dict[str, Evaluation]:
+    """What a result rests on, by what it is called. Of a prompt that was not changed there is one test."""
+    names = ("seed prompt", "final prompt")
+    found = zip(names, validated, tests, strict=False)
+    return {f"{name} on {trial.split}": trial for name, *trials in found for trial in trials}
 
 
 def _standing(validation: Evaluation, test: Evaluation, shared: AbstractSet[str]) -> Standing:
@@ -627,6 +649,7 @@ def _standing(validation: Evaluation, test: Evaluation, shared: AbstractSet[str]
         validation.prompt,
         {Split.VALIDATION.value: interval_of(validation), Split.TEST.value: on_test},
         {Split.VALIDATION.value: validation.tokens, Split.TEST.value: compared.tokens},
+        {Split.VALIDATION.value: flaws(validation.items), Split.TEST.value: flaws(test.items)},
     )
 
 

@@ -119,6 +119,10 @@ def main(
     run_max_cost: Annotated[
         float | None, number(LIMITS, "--run-max-cost", "USD", "Money of the whole run; exit code 3 when reached")
     ] = None,
+    max_failed_share: Annotated[
+        float | None,
+        number(LIMITS, "--max-failed-share", "SHARE", "A task fails if more of its calls do. Default: 0.1"),
+    ] = None,
     max_concurrent: Annotated[int | None, whole(LIMITS, "--max-concurrent", "Workers at a time. Default: 5")] = None,
     max_in_flight: Annotated[
         int | None, whole(LIMITS, "--max-in-flight", "Open calls to a provider, all workers. Default: 32")
@@ -204,6 +208,7 @@ def main(
         "max_tokens": max_tokens,
         "max_seconds": max_seconds,
         "run_max_cost": run_max_cost,
+        "max_failed_share": max_failed_share,
         "max_concurrent": max_concurrent,
         "max_in_flight": max_in_flight,
         "task_timeout": task_timeout,

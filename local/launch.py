@@ -172,6 +172,7 @@ def _terms(task: TaskSpec) -> dict[str, Any]:
         "--max-tokens": task.budget.tokens,
         "--max-cost": task.budget.usd,
         "--max-seconds": task.budget.seconds,
+        "--max-failed-share": task.max_failed_share,
     }
 
 

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from utils.door import Door
-from utils.errors import CallError, ErrorKind, TaskError
+from utils.errors import CallError, ErrorKind
 from utils.metrics.base import JudgedMetric, Metric
 from utils.metrics.cross_entropy import cross_entropy
 from utils.prompt import Demo, Prompt, diff
 from utils.records import Completion, Evaluation, Example, ItemScore, Request, Role, Score, Split, Step, Table
+from utils.report.flaws import JUDGED, WHOLE, Calls, flaw_of, refuse_cut, refuse_unanswered
 from utils.tracing.records import Recorder
 
 logger = logging.getLogger("optimizer")
 
 SPAN = 12  # words: a prompt with so long a run of words from a held-out row has copied it
 PULL = 5  # rows: so strongly is a mean over few rows pulled towards the seed's
-JUDGED = 20  # answers; of fewer interactions no share of failures is told
 WORD = re.compile(r"\w+")
 
 Utility = Callable[[float, float, Evaluation], float]  # of a mean score and mean tokens an answer, beside the seed's
@@ -38,7 +37,7 @@ class Rules:
     """What every candidate and every evaluation must keep to."""
 
     max_prompt_tokens: int = 8000  # of the templates, at four characters a token
-    max_failed_share: float = 0.1  # of an evaluation's calls; above it the task fails
+    max_failed_share: float = 0.1  # of all task calls; where more of them fail, the task does
 
 
 class Problem:
@@ -70,6 +69,7 @@ class Problem:
         self._door = door
         self._params = dict(params or {"temperature": 0})
         self._rules = rules or Rules()
+        self.calls = Calls(self._rules.max_failed_share)
         self._recorder = recorder or Recorder()
         self.reported: dict[str, object] = {}
         self.tables: dict[str, Table] = {}
@@ -111,11 +111,11 @@ class Problem:
         evaluations = [self._evaluation(prompt, split, chosen) for prompt in prompts]
         for evaluation in evaluations:
             self._recorder.trial(evaluation)
+        self.calls.check()
         for evaluation in evaluations:
-            # of a few rows one failed call is a large share: small batches are judged together with all before them
-            if len(evaluation.items) >= JUDGED or not evaluation.values:
-                refuse_failures(evaluation, self._rules.max_failed_share)
-        self._refuse_failures_so_far()
+            refuse_unanswered(evaluation, WHOLE)
+            if evaluation.prompt.id == self.seed.id and len(evaluation.items) >= JUDGED:
+                refuse_cut(evaluation)  # what is so of the seed prompt is so of all; a candidate may be long-winded
         if split is Split.VALIDATION and wanted:
             self._extend_curve(prompts)
         return evaluations
@@ -123,20 +123,15 @@ class Problem:
     def interact(self, pairs: Sequence[tuple[Prompt, Example]]) -> list[ItemScore]:
         """One answer for each pair, sent as one batch: interactions one by one, where no prompt has a trial of its own.
 
-        As in `score`, nothing is asked twice. A failed one is an item with its error; the share of failures that ends
-        the task is that of all answers so far, once there are some: a group may be a single call.
+        As in `score`, nothing is asked twice, and too many failures end the task. A failed one is an item with its
+        error.
         """
         self._ask(pairs)
         self._prompts.update({prompt.id: prompt for prompt, _ in pairs})
         items = [self._scored[prompt.id, example.id] for prompt, example in pairs]
         self._recorder.interactions([prompt for prompt, _ in pairs], items)
-        self._refuse_failures_so_far()
+        self.calls.check()
         return items
-
-    def _refuse_failures_so_far(self) -> None:
-        if len(self._scored) >= JUDGED:
-            so_far = Evaluation(self.seed, Split.TRAIN, tuple(self._scored.values()))
-            refuse_failures(so_far, self._rules.max_failed_share)
 
     def _ask(self, pairs: Iterable[tuple[Prompt, Example]]) -> bool:
         """Score what was not scored before; True if there was something."""
@@ -151,6 +146,7 @@ class Problem:
                 wanted.setdefault((prompt.id, example.id), (prompt, example))
         scores = ask_scores(self._door, list(wanted.values()), self._metrics, self._params)
         self._scored.update(zip(wanted, scores, strict=True))
+        self.calls.add(scores)
         return bool(wanted)
 
     def race(self, prompts: Sequence[Prompt], *, start: int = 8, keep: float = 0.5) -> Evaluation:
@@ -304,15 +300,6 @@ def ask_scores(
     ]
 
 
-def refuse_failures(evaluation: Evaluation, max_share: float) -> None:
-    """Raise TaskError where more calls of an evaluation failed than may: a mean over the rest would mislead."""
-    if evaluation.failed and (not evaluation.values or evaluation.failed > max_share * len(evaluation.items)):
-        errors = Counter(item.error for item in evaluation.items if item.error is not None)
-        kind = errors.most_common(1)[0][0]
-        message = next(item.error_message for item in evaluation.items if item.error is kind)
-        raise TaskError(kind, f"{evaluation.failed} of {len(evaluation.items)} calls failed, most often: {message}")
-
-
 def spans_of(examples: Iterable[Example]) -> frozenset[int]:
     """Hashes of the 12-word runs of the examples' texts."""
     return spans_in(text for example in examples for text in (*example.inputs.values(), example.target))
@@ -386,8 +373,9 @@ def _item(
         return ItemScore(example.id, text, None, objective.kind, objective.message, tokens)
     pairs = zip(names[1:], graded[1:], strict=True)
     also = {name: score.value for name, score in pairs if isinstance(score, Score)}
-    item = ItemScore(example.id, text, objective, tokens_out=tokens, also=also)
-    if not with_entropy or isinstance(answer, CallError):
+    assert isinstance(answer, Completion), "what was graded was answered"
+    item = ItemScore(example.id, text, objective, tokens_out=tokens, also=also, flaw=flaw_of(answer, objective))
+    if not with_entropy:
         return item
     nats, source = cross_entropy(example, answer, objective)
     return replace(item, cross_entropy=nats, ce_source=source)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -11,30 +13,47 @@ from random import Random
 
 import pytest
 
-from benchmark_task import Place, Work, _door, attempt, load_work, run_task
+from benchmark_config import Settings
+from benchmark_task import (
+    Place,
+    Work,
+    _door,
+    attempt,
+    build_optimizer,
+    check_limits,
+    expand,
+    load_work,
+    run_task,
+)
 from optimizers.base import Extent, Optimizer
 from optimizers.editor import Editor
 from optimizers.problem import Problem
 from tests.local.command import MODEL
-from tests.models import Scripted
+from tests.models import Script, Scripted
 from tests.servers.openai_server import OpenAIServer
 from utils.archive import Attempt, Kind, RunArchive, local_archive
+from utils.dataset_specs.base import DatasetSpec, Sizes
 from utils.door import Door
-from utils.errors import CallError, ErrorKind
+from utils.errors import CallError, ErrorKind, UsageError
 from utils.journal import Entry, Journal, read_line
 from utils.ledger import Ledger
 from utils.llm.base import LLM
+from utils.metrics.exact_match import ExactMatch
+from utils.prompt import Prompt
 from utils.records import (
     Budget,
+    Example,
     Forecast,
     Request,
     Role,
     RunPlan,
+    Splits,
     Status,
     StopReason,
     TaskResult,
     TaskSpec,
 )
+from utils.serialization import decode, encode
 
 
 @pytest.mark.parametrize(
@@ -108,7 +127,8 @@ def test_a_retry_of_a_task_that_got_no_edit_asks_for_other_edits(tmp_path: Path,
         json.dumps({"system": f"Think {server.app.counter} times."}) if "response_format" in body else "no"
     )
     completed = tried(archive, spec, 2, (first,))
-    assert (completed.status, completed.warnings) == (Status.COMPLETED, ())
+    assert completed.status is Status.COMPLETED
+    assert not [sentence for sentence in completed.warnings if "edits failed" in sentence]
     assert not asked(archive, first, *Role) & asked(archive, second, *Role), "what was answered is not asked again"
     paid = completed.spent.billed + completed.scoring.billed
     edits = [asked(archive, each, Role.OPTIMIZER) for each in (first, second)]
@@ -150,6 +170,102 @@ def test_baseline_test_and_gain_are_of_the_same_rows_and_the_others_are_named() 
     before, after = result.initial.scores["test"], result.final.scores["test"]
     assert (before.n, before.failed) == (after.n, after.failed) == (len(rows) - 2, 2)
     assert (before.mean, after.mean, result.gain.mean) == (0.0, 1.0, 1.0)
-    assert result.warnings == (
-        f"2 of {len(rows)} test rows not answered for both prompts, in no mean: {rows[0].id}, {rows[1].id}",
-    )
+    said = f"2 of {len(rows)} test rows not answered for both prompts, in no mean: {rows[0].id}, {rows[1].id}"
+    assert said in result.warnings
+
+
+# --------------------------------------------------------------------------- answers that are none
+
+
+def of_own_rows(folder: Path, optimizer: str = "no_op") -> TaskSpec:
+    """A task on 60 rows whose target is `four`."""
+    table = folder / "own.csv"
+    table.write_text("user_input,ground_truth_output\n" + "".join(f"question {i},four\n" for i in range(60)))
+    return TaskSpec("csv_own", optimizer, MODEL, 1, dataset_csv=str(table), budget=Budget(400))
+
+
+@pytest.mark.parametrize(("fault", "what"), [("length", "cut by max_tokens"), ("empty", "empty")])
+def test_answers_that_are_mostly_cut_or_empty_are_no_zero_but_a_failure(
+    tmp_path: Path, server: OpenAIServer, fault: str, what: str
+) -> None:
+    spec = of_own_rows(tmp_path)
+    server.settings.answer, server.settings.faults = "const:four", {fault: 0.9}
+    result = tried(run_of(tmp_path, spec), spec, 1)
+    assert result.error
+    assert result.error.kind is ErrorKind.MALFORMED
+    assert what in result.error.message
+    assert "raise max_tokens in --model-params" in result.error.message
+
+
+def test_a_share_of_cut_and_empty_answers_is_kept_and_told(tmp_path: Path, server: OpenAIServer) -> None:
+    spec = of_own_rows(tmp_path)
+    server.settings.answer, server.settings.faults = "const:four", {"length": 0.15, "empty": 0.15}
+    result = tried(run_of(tmp_path, spec), spec, 1)
+    assert result.final
+    kept = {name for split in ("validation", "test") for name in result.final.flaws[split]}
+    assert kept == {"cut", "empty"}
+    cut, empty = result.warnings
+    assert re.fullmatch(r"answers cut by max_tokens: \d+ % of \d+ \(seed prompt on \w+; raise max_tokens .*\)", cut)
+    assert re.fullmatch(r"answers empty: \d+ % of \d+ \(seed prompt on \w+; .*\)", empty)
+
+
+# --------------------------------------------------------------------------- rows without an answer
+
+SEED = Prompt("Answer.", "{question}")
+METRICS = (ExactMatch(),)
+
+
+def rows(split: str, count: int) -> tuple[Example, ...]:
+    return tuple(Example(f"{split}{i}", {"question": f"{split} {i}?"}, "yes") for i in range(count))
+
+
+def searched(answer: Script, size: int) -> TaskResult:
+    """What `hill_climb` makes of a task with so many rows a split."""
+    dataset = DatasetSpec("toy", "", 1, "", (), {}, Sizes(size, size, size), SEED, METRICS, lambda row: row)
+    splits = Splits(rows("train", size), rows("val", size), rows("test", size), "x")
+    spec = TaskSpec("toy", "hill_climb", "scripted", 1, budget=Budget(60 * size))
+    model = Scripted(answer)
+    with closing(Door(dict.fromkeys(Role, model), Journal(lambda line: None), Ledger(spec.budget))) as door:
+        return run_task(spec, Work(dataset, splits, SEED, METRICS), build_optimizer(spec), door)
+
+
+def better(request: Request, count: int) -> str:
+    """Each wording is new; those are right on most rows that have been edited, the seed on few."""
+    if request.schema is not None:
+        return json.dumps({"system": f"Think {count} times."})
+    share = 0.8 if "Think" in request.messages[0].content else 0.3
+    return "yes" if Random(request.item).random() < share else "no"
+
+
+def test_rows_that_are_always_refused_end_no_task_and_are_named_even_of_five() -> None:
+    refused = {"train0", "val1", "test2"}
+
+    def answer(request: Request, count: int) -> str | CallError:
+        return CallError(ErrorKind.CONTENT_FILTER, "declined") if request.item in refused else better(request, count)
+
+    result = searched(answer, 5)
+    assert result.initial
+    assert result.final
+    assert [result.final.scores[split].n for split in ("validation", "test")] == [4, 4]
+    named = "rows left out, as the provider always refuses them (content_filter): "
+    [said] = [sentence for sentence in result.warnings if sentence.startswith(named)]
+    assert set(said.removeprefix(named).split(", ")) == refused
+
+
+def test_the_limit_on_failed_calls_is_part_of_the_task() -> None:
+    spec = TaskSpec("gsm8k", "no_op", "sim/standard", 1)
+    assert replace(spec, max_failed_share=0.2).task_id != spec.task_id
+    settings = Settings(demo_datasets=("gsm8k",), optimizers=("no_op",), models=("sim/standard",))
+    assert {task.max_failed_share for task in expand(replace(settings, max_failed_share=0.3))} == {0.3}
+    assert check_limits(settings) is None
+    for share in (-0.1, 1.1, math.nan):
+        with pytest.raises(UsageError, match=r"--max-failed-share is .*; give a share from 0 to 1"):
+            check_limits(replace(settings, max_failed_share=share))
+
+
+def test_a_task_of_a_run_that_knew_no_such_limit_keeps_its_id() -> None:
+    spec = TaskSpec("gsm8k", "no_op", "sim/standard", 1)
+    old = encode(spec)
+    del old["max_failed_share"]
+    assert decode(TaskSpec, old) == spec
+    assert "max_failed_share" not in spec._identity()

@@ -65,10 +65,15 @@ class Splits:
 
 @dataclass(frozen=True)
 class Score:
-    """What a metric says of one answer: a value in [0, 1], and a reason that an editor can read."""
+    """What a metric says of one answer: a value in [0, 1], and a reason that an editor can read.
+
+    `found` is False where the metric looked for something in the answer (a letter, a label, a number) and it is not
+    there; the value is 0 then.
+    """
 
     value: float
     reason: str = ""
+    found: bool = True
 
 
 # --------------------------------------------------------------------------- model calls
@@ -240,6 +245,15 @@ class Forecast:
 # --------------------------------------------------------------------------- trials and steps
 
 
+class Flaw(StrEnum):
+    """What can be wrong with the form of an answer; it is scored nevertheless."""
+
+    CUT = "cut"  # by max_tokens
+    EMPTY = "empty"
+    REFUSED = "refused"  # held back by a content filter; where nothing of it came, the call has failed
+    UNPARSABLE = "unparsable"  # the metric found nothing to score
+
+
 @dataclass(frozen=True)
 class ItemScore:
     """One example of a trial: an answer with its score, or an error. Never both, and never 0 for an error."""
@@ -253,6 +267,7 @@ class ItemScore:
     also: Mapping[str, float] = field(default_factory=dict)  # the dataset's other metrics on the same answer
     cross_entropy: float | None = None  # nats, of the expected answer; where log-probabilities were asked for
     ce_source: str = ""  # logprobs, or samples: numbers of different sources are never compared
+    flaw: Flaw | None = None
 
 
 @dataclass(frozen=True)
@@ -335,7 +350,9 @@ class Step:
 LONGEST_LABEL = 40  # characters of a parameter that is a text, where cells are named
 
 
-LATER_FIELDS: Mapping[str, Any] = {}  # of a TaskSpec, younger than runs that must go on: their value in those runs
+LATER_FIELDS: Mapping[str, Any] = {
+    "max_failed_share": 0.1
+}  # of a TaskSpec, younger than runs that must go on: their value in those runs
 
 
 @dataclass(frozen=True)
@@ -361,6 +378,7 @@ class TaskSpec:
     prompt: Prompt | None = None  # in place of the dataset's seed prompt
     metric: str = ""  # in place of the dataset's first metric
     optimizer_files: Mapping[str, str] = field(default_factory=dict)
+    max_failed_share: float = 0.1  # of the task calls; the task fails where more of them do, for certain
 
     @cached_property
     def task_id(self) -> str:
@@ -452,11 +470,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Standing:
-    """A prompt and how it did: `scores` by split, and the mean `tokens` of an answer by split, reasoning included."""
+    """A prompt and how it did: `scores` by split, and the mean `tokens` of an answer by split, reasoning included.
+
+    `flaws` says by split how many answers have which flaw, of those that have one.
+    """
 
     prompt: Prompt
     scores: Mapping[str, Interval]
     tokens: Mapping[str, float] = field(default_factory=dict)
+    flaws: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from utils.errors import BenchmarkError, ErrorKind, TaskError, UsageError
@@ -39,7 +39,7 @@ class FunctionMetric:
         value = self._number(example, score.value)
         if not 0 <= value <= 1:  # NaN too
             raise self._bad(example, score.value)
-        return Score(value, score.reason)
+        return replace(score, value=value)
 
     def _number(self, example: Example, returned: Any) -> float:
         if isinstance(returned, str | bytes):  # float("1") would hide a slip

@@ -52,7 +52,7 @@ class LabelAccuracy:
             return Score(0.0, f"expected {' '.join(example.target.split())}, found {given[0]}")
         if given:
             return Score(0.0, f"{wanted}, found {enumerate_words(given)}")
-        return Score(0.0, f"{wanted}, found {quote(answer) if answer.strip() else 'no text'}")
+        return Score(0.0, f"{wanted}, found {quote(answer) if answer.strip() else 'no text'}", found=False)
 
 
 def given_labels(answer: str, labels: tuple[str, ...]) -> list[str]:

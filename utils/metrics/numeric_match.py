@@ -52,7 +52,7 @@ class NumericMatch:
         wanted, wanted_text, _ = expected
         found = final_number(answer)
         if found is None:
-            return Score(0.0, f"expected {wanted_text}, found no number")
+            return Score(0.0, f"expected {wanted_text}, found no number", found=False)
         value, text, marked = found
         if value == wanted:
             return Score(1.0, f"found {text}, as expected")

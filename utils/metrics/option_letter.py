@@ -51,7 +51,7 @@ class OptionLetter:
             return Score(0.0, f"expected {target}, found {picked[0]}")
         if picked:
             return Score(0.0, f"{wanted}, found {enumerate_words(picked)}")
-        return Score(0.0, f"{wanted}, found {_prose(answer, options, kind)}")
+        return Score(0.0, f"{wanted}, found {_prose(answer, options, kind)}", found=False)
 
 
 def picks(answer: str, options: tuple[str, ...]) -> list[str]:
