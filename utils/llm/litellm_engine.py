@@ -306,6 +306,9 @@ class _Model:
         except Exception as error:
             # Whatever litellm and what is below it may raise. Without a cause: its text may hold headers or the key.
             failure = _failure(error, self._name, self.timeout_s)
+            if failure.kind is ErrorKind.TRANSIENT and (reason := _no_connection(error)):
+                where = address(self._name, {**self.params, **request.params})
+                failure = CallError(failure.kind, f"{self._name}: no connection to {where}: {reason}")
             if _may_be_billed(error, failure):
                 failure = Unusable(failure.kind, failure.message, *self.ceiling(request))
             raise failure from None
@@ -672,15 +675,29 @@ def _failure(error: Exception, model: str, timeout_s: float) -> CallError:
 def _may_be_billed(error: Exception, failure: CallError) -> bool:
     """True where the provider may have answered and nobody here can tell: no answer in time, half an answer, or one
     that cannot be read. What it refused outright, or never got, it does not bill."""
-    import httpx  # litellm's own client: what is below it, too, says what happened by these classes
-
     if failure.kind is ErrorKind.MALFORMED or isinstance(error, TimeoutError | _litellm().Timeout):
         return True
+    return _no_connection(error) == BROKEN_OFF
+
+
+BROKEN_OFF = "it broke off"
+
+
+def _no_connection(error: Exception) -> str:
+    """Why there was no connection, or that it broke off; empty where the provider answered in some way."""
+    import httpx  # litellm's own client: whatever is below it, these classes say what happened
+
     links = list(_chain(error))
+    if not any(isinstance(link, httpx.TransportError) for link in links):
+        return ""
     unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
-    return not any(isinstance(link, unsent) for link in links) and any(
-        isinstance(link, httpx.TransportError) for link in links
-    )
+    if not any(isinstance(link, unsent) for link in links):
+        return BROKEN_OFF
+    # the last is the operating system's own; the words of those above it hold addresses of objects
+    last = links[-1]
+    number = last.errno if isinstance(last, OSError) else None
+    words = os.strerror(number) if number and number > 0 else getattr(last, "strerror", None) or str(last)
+    return brief(words) or type(last).__name__
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

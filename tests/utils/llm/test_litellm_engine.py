@@ -427,9 +427,25 @@ def test_a_hanging_provider_is_left_in_time(server: OpenAIServer) -> None:
     assert (error.kind, error.message) == (ErrorKind.TRANSIENT, "openai/gpt-4o-mini: no answer in 0.3 s")
 
 
-def test_a_server_that_is_not_there_is_transient() -> None:
-    error = fail(LiteLLMModel("openai/gpt-4o-mini", {"api_base": "http://127.0.0.1:9/v1"}))
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("http://127.0.0.1:9/v1", "no connection to http://127.0.0.1:9/v1: Connection refused"),
+        ("http://no-such-host.invalid/v1", "no connection to http://no-such-host.invalid/v1: "),
+    ],
+)
+def test_a_server_that_is_not_there_is_transient_and_named(name: str, base: str, said: str) -> None:
+    error = fail(LiteLLMModel(name, {"api_base": base, "api_key": KEY}))
     assert error.kind is ErrorKind.TRANSIENT
+    assert error.message.startswith(f"{name}: {said}")
+
+
+def test_a_connection_that_breaks_off_is_named(server: OpenAIServer) -> None:
+    server.settings.faults = {"drop": 1.0}
+    assert fail(LiteLLMModel("openai/gpt-4o-mini")).message == (
+        f"openai/gpt-4o-mini: no connection to {server.url}: it broke off"
+    )
 
 
 @pytest.mark.parametrize("form", ["seconds", "ms", "date"])
