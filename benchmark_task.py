@@ -29,6 +29,7 @@ from utils.archive import Appender, Attempt, Kind, RunArchive, TaskState
 from utils.bills import Bills
 from utils.dataset_specs.base import DatasetSpec, check_prompt, load_splits
 from utils.dataset_specs.csv_file import csv_spec
+from utils.disk import NO_ROOM
 from utils.door import Door, Purse
 from utils.errors import CallError, Drained, ErrorKind, NoEdits, Stop, TaskError, UsageError, cut, one_line, unknown
 from utils.fingerprint import source_of, sources_of
@@ -706,6 +707,7 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
     """One try of a task; its result is in the archive when this returns. None: the run was asked to stop.
 
     Being killed, preempted or cancelled is not a failure of the task: `KeyboardInterrupt` and its like pass through.
+    Nor is a full disk, on which a result could not be written either: its OSError passes too.
     """
     door: Door | None = None
     try:
@@ -723,6 +725,8 @@ def attempt(spec: TaskSpec, place: Place) -> TaskResult | None:
         logger.info("stopped: %s", stop)
         return None
     except Exception as error:  # the one place where whatever went wrong becomes a failed result
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise  # no failure of the task: it goes on where it was once there is room
         logger.exception("the task failed")
         result = _failed(spec, error, door, door.paid if door else Bills(place.archive).of(place.earlier))
     place.archive.save_result(place.attempt, result)

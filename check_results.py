@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from utils.errors import BenchmarkError, UsageError, one_line
+from utils.errors import BenchmarkError, UsageError, one_line, refused_by_system
 from utils.interrupts import INTERRUPTED
 from utils.validation import no_modal, refuse_missing_values
 
@@ -127,6 +127,8 @@ def cli(argv: list[str]) -> int:
         return int(command.main(argv, standalone_mode=False) or 0)
     except BenchmarkError as error:
         message = str(error)
+    except OSError as error:
+        message = refused_by_system(error)
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except typer.TyperException as error:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from utils.errors import BenchmarkError, UsageError, one_line
+from utils.errors import BenchmarkError, UsageError, one_line, refused_by_system
 from utils.interrupts import INTERRUPTED
 from utils.validation import (
     any_number,
@@ -270,6 +270,8 @@ def cli(argv: list[str]) -> int:
         return int(command.main(words, standalone_mode=False) or 0)
     except BenchmarkError as error:
         message = str(error)
+    except OSError as error:
+        message = refused_by_system(error)
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except typer.TyperException as error:

@@ -24,7 +24,7 @@ from benchmark_config import DEFAULTS
 from benchmark_task import scopes
 from local.checkpoint import Checkpoint
 from local.purse import Purse
-from local.worker import CACHE, Order, work
+from local.worker import CACHE, UNWRITABLE, Order, work
 from utils.archive import Attempt, Kind, RunArchive, TaskState
 from utils.bills import Bills
 from utils.errors import ErrorKind, UsageError
@@ -105,6 +105,7 @@ class Runner:
     _waiting: deque[TaskSpec] = field(default_factory=deque)
     _workers: list[Worker] = field(default_factory=list)
     _interrupts: int = 0
+    _is_unwritable: bool = False
     _is_spent_up: bool = False  # and that has been said
     _closed: set[str] = field(default_factory=set)  # providers, at their addresses, that answer nothing any more
     _barren: dict[str, int] = field(default_factory=dict)  # deaths in a row without a new answer
@@ -128,10 +129,15 @@ class Runner:
                 self._end_overdue()
                 self.checkpoint.write_if_due()
                 self.watcher.tick()
+        if self._is_unwritable:
+            raise UsageError(
+                f"a worker could not write to {self.root / self.archive.run_id}, its log may say why; make room, then"
+                f" --resume-run-id {self.archive.run_id}"
+            )
 
     @property
     def is_draining(self) -> bool:
-        return self._interrupts > 0 or self.purse.is_empty
+        return self._interrupts > 0 or self.purse.is_empty or self._is_unwritable
 
     @property
     def was_interrupted(self) -> bool:
@@ -218,6 +224,10 @@ class Runner:
             self.watcher.finished(worker.spec, result)
             if result.error and result.error.scope:
                 self._close(result.error)
+        elif worker.process.exitcode == UNWRITABLE:
+            self._is_unwritable = True
+            self.watcher.lost(worker.spec, "nothing can be written; resumable")
+            self._drain(self._workers)
         elif not self.is_draining and not self._is_closed(worker.spec):
             self._restart(worker)
         else:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -32,6 +33,7 @@ BULLETINS = "providers"  # likewise
 TELL_EVERY_S = 0.2
 logger = logging.getLogger("benchmark")
 
+UNWRITABLE = 74  # exit status of a worker that could not write what it was answered
 ORPHANED = 70  # exit status of a worker whose parent is gone
 
 
@@ -53,7 +55,16 @@ class Order:
 
 
 def work(order: Order, pipe: Connection) -> None:
-    """The whole life of a worker process."""
+    """The whole life of a worker process. Where nothing can be written, it ends with a status that says so."""
+    try:
+        _work(order, pipe)
+    except OSError:
+        logger.exception("nothing can be written")
+        logging.shutdown()
+        os._exit(UNWRITABLE)
+
+
+def _work(order: Order, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     archive = local_archive(order.root, order.run_id)
     folder = order.root / order.run_id
@@ -63,7 +74,12 @@ def work(order: Order, pipe: Connection) -> None:
     line = Line(pipe)
 
     def wrap(model: LLM, task_id: str) -> LLM:
-        return Cached(model, AnswerStore(folder / CACHE, started, here.is_claimed), task_id)
+        try:
+            store = AnswerStore(folder / CACHE, started, here.is_claimed)
+        except sqlite3.Error as error:
+            logger.warning("answers are not shared: %s", error)
+            return model
+        return Cached(model, store, task_id)
 
     attempt(
         order.spec,

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import resource
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import check_results
+import run_benchmark
 from benchmark_config import Settings
 from benchmark_task import Place, attempt
+from local.checkpoint import Checkpoint
 from local.inspection import LocalRuns, show_runs
 from local.launch import plan_again
 from local.venue import LocalVenue
 from utils.archive import Attempt, Kind, RunArchive, local_archive
+from utils.disk import Disk, Log
 from utils.errors import ErrorKind, UsageError
 from utils.records import Budget, RunPlan, Status, TaskResult, TaskSpec
 from utils.report.overview import Overview
@@ -147,3 +157,99 @@ def test_a_plan_that_names_what_is_no_longer_there_is_refused_in_one_line(
     archive.save_plan(RunPlan("r", "2026-01-01T00:00:00+00:00", (replace(SPEC, **{field: name}),)))
     with pytest.raises(UsageError, match=rf"{field} '?{name}"):
         plan_again(Settings(), Venue(str(tmp_path)), "r", retry=False)
+
+
+# --------------------------------------------------------------------------- a disk that is full
+
+
+class Full(Disk):
+    """A disk with room for so many bytes of a log, and for nothing else."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def write(self, path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    def open_log(self, path: Path) -> Log:
+        log, disk = super().open_log(path), self
+
+        class Short:
+            def write(self, content: bytes) -> int:
+                disk.room -= len(content)
+                if disk.room < 0:
+                    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+                return log.write(content)
+
+            def sync(self) -> None:
+                log.sync()
+
+            def close(self) -> None:
+                log.close()
+
+        return Short()
+
+
+def test_a_full_disk_is_no_failure_of_the_task_which_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = attempted(local_archive(tmp_path / "elsewhere", "r"), 1)
+    full = local_archive(tmp_path, "r", Full(6000))
+    with pytest.raises(OSError, match="No space left"):
+        attempted(full, 1)
+    archive = local_archive(tmp_path, "r")
+    assert archive.states([SPEC])[SPEC.task_id].result == ""
+    kept = len(journal(archive, tmp_path, 1).read_bytes().splitlines()) - 1
+    again = attempted(archive, 2)
+    assert (again.final, again.spent) == (whole.final, whole.spent)
+    assert kept > 0
+    assert len(journal(archive, tmp_path, 2).read_bytes().splitlines()) - 1 == whole_calls(tmp_path) - kept
+
+
+def whole_calls(folder: Path) -> int:
+    path = folder / "elsewhere" / "r" / "journal"
+    return sum(len(file.read_bytes().splitlines()) - 1 for file in path.iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    archive, _ = completed(tmp_path, "r")
+    overview = Overview(archive, archive.load_plan())
+    checkpoint = Checkpoint(local_archive(tmp_path, "r", Full(0)), overview)
+    assert [checkpoint.write(stopped=True)["status"] for _ in range(2)] == ["completed", "completed"]
+    assert caplog.text.count("checkpoint.json cannot be written: No space left on device") == 1
+
+
+@pytest.mark.parametrize("command", [run_benchmark, check_results])
+def test_what_the_system_refuses_is_one_line(
+    command: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/r/plan.json")
+
+    monkeypatch.setattr(command, "refuse_missing_values", refused)
+    assert command.cli(["--list-runs"]) == 2
+    assert capsys.readouterr().err.startswith("error: 'runs/r/plan.json': No space left on device; ")
+
+
+def test_a_run_on_a_full_disk_ends_in_one_line_and_is_resumed(tmp_path: Path) -> None:
+    grid = "--demo-datasets gsm8k --optimizers hill_climb --models sim/standard --data sample --test-mode"
+    words = f"{grid} --run-id r --no-cache --no-tracing --yes"
+    command = [sys.executable, "run_benchmark.py", *words.split()]
+
+    def run(largest: int) -> subprocess.CompletedProcess[str]:
+        limits = (largest, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+        return subprocess.run(
+            [*command, "--checkpoint-dir", str(tmp_path)],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, limits),
+        )
+
+    short = run(16_000)
+    assert short.returncode == 2, short.stdout + short.stderr
+    (line,) = short.stderr.splitlines()
+    assert "could not write to" in line
+    assert "--resume-run-id r" in line
+    archive = local_archive(tmp_path, "r")
+    assert [state.result for state in archive.states(archive.load_plan().tasks).values()] == [""]
+    assert run(resource.RLIM_INFINITY).returncode == 0

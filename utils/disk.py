@@ -15,6 +15,7 @@ from typing import Protocol
 
 from utils.errors import UsageError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # nothing more can be written here now
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700  # prompts and rows are their owner's alone
 
 

@@ -146,6 +146,16 @@ def one_line(message: str) -> str:
     return quoted if len(quoted) <= LONGEST_LINE else f"{quoted[:LONGEST_LINE]}..."
 
 
+def refused_by_system(error: OSError) -> str:
+    """What the operating system says, with the file it says it of.
+
+    >>> refused_by_system(OSError(28, "No space left on device", "runs/r/plan.json"))
+    "'runs/r/plan.json': No space left on device; mend that and give the command again"
+    """
+    where = f"{error.filename!r}: " if error.filename else ""
+    return f"{where}{error.strerror or error}; mend that and give the command again"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not in a table, with the nearest known one.
 

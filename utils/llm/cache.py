@@ -10,6 +10,7 @@ killed before it could journal the answer, it finds it here and books it as paid
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -32,7 +33,7 @@ create table if not exists asked (key text primary key, owner text not null);
 
 
 def prepare(path: Path) -> None:
-    """The file, for the workers of a run that are about to begin; made anew where it is damaged.
+    """The file, for the workers of a run that are about to begin; made anew where it is damaged. Raises OSError.
 
     Once, before them: workers that all switched a new file to WAL would lock each other out.
     """
@@ -46,7 +47,10 @@ def prepare(path: Path) -> None:
         for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
             path.with_name(name).unlink(missing_ok=True)
         path.touch(PRIVATE_FILE)
-        AnswerStore(path).check()
+        try:
+            AnswerStore(path).check()
+        except sqlite3.Error as again:  # not the file's fault
+            raise OSError(errno.EIO, str(again), str(path)) from None
 
 
 class AnswerStore:
