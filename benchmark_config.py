@@ -83,11 +83,13 @@ class Settings:
     seeds: tuple[int, ...] = (42,)
     data: str = "hub"  # hub, sample, or a folder
     dataset_csv: str = ""
+    split: str = ""  # of it: shares of train, validation and test, as 0.5/0.2/0.3; empty: a quarter, a quarter, a half
     optimizer_model: str = ""  # empty: the task model
     judge_model: str = ""  # empty: the task model
     model_params: Mapping[str, Any] = field(default_factory=dict)
     prompt: str = ""
     prompt_file: str = ""
+    output_prompt: str = ""
     metric: str = ""
     test_mode: bool = False
     budget: int | None = None  # task calls a task; None: DEFAULTS

@@ -22,7 +22,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from benchmark_config import DATASETS, DEFAULTS, OPTIMIZERS, Settings
-from optimizers.base import Extent, Optimizer, sample_size
+from optimizers.base import Extent, Optimizer, sample_size, with_text
 from optimizers.editor import Editor
 from optimizers.problem import Problem, Rules, ask_scores, spans_of
 from utils.archive import Appender, Attempt, Kind, RunArchive, TaskState
@@ -174,6 +174,7 @@ def expand(settings: Settings) -> tuple[TaskSpec, ...]:
             judge_model=settings.judge_model,
             data=data_source(settings.data),
             dataset_csv=str(Path(settings.dataset_csv).resolve()) if settings.dataset_csv else "",
+            split=settings.split,
             test_mode=settings.test_mode,
             budget=budget,
             prompt=prompt,
@@ -262,7 +263,9 @@ def _datasets(settings: Settings) -> tuple[str, ...]:
         if name not in DATASETS:
             raise unknown("dataset", name, DATASETS)
     if settings.dataset_csv:
-        return (*settings.demo_datasets, csv_spec(settings.dataset_csv).name)
+        return (*settings.demo_datasets, csv_spec(settings.dataset_csv, settings.split).name)
+    if settings.split:
+        raise UsageError("--split is for rows of --dataset-csv; the datasets have splits of their own")
     return settings.demo_datasets or tuple(DATASETS)
 
 
@@ -307,17 +310,17 @@ def _budget(settings: Settings) -> Budget:
 def _prompt(settings: Settings) -> Prompt | None:
     if settings.prompt and settings.prompt_file:
         raise UsageError("--prompt and --prompt-file are both given; give one")
+    text, output = settings.prompt.strip(), settings.output_prompt.strip()
     if settings.prompt_file:
         try:
-            text = Path(settings.prompt_file).read_text(encoding="utf-8")
+            text = Path(settings.prompt_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"cannot read --prompt-file {settings.prompt_file!r}: {error}; give a UTF-8 text"
             ) from None
-        if not text.strip():
+        if not text:
             raise UsageError(f"--prompt-file {settings.prompt_file!r} is empty; write the prompt into it")
-        return Prompt(system=text.strip())
-    return Prompt(system=settings.prompt.strip()) if settings.prompt.strip() else None
+    return Prompt(system=text, output=output) if text or output else None
 
 
 def _defaults(optimizer: Optimizer) -> dict[str, Any]:
@@ -362,7 +365,7 @@ def load_work(spec: TaskSpec, kept: Splits | None = None) -> Work:
 
     `kept` are the rows that the run has already; without them they come from the task's source.
     """
-    dataset = _dataset(spec.dataset, spec.dataset_csv)
+    dataset = _dataset(spec)
     splits = kept or load_splits(dataset, spec.data, test_mode=spec.test_mode)
     metrics = (find_metric(spec.metric), *dataset.metrics) if spec.metric else dataset.metrics
     names: dict[str, Metric | JudgedMetric] = {}
@@ -373,19 +376,17 @@ def load_work(spec: TaskSpec, kept: Splits | None = None) -> Work:
     return Work(dataset, splits, seed, tuple(names.values()))
 
 
-def _dataset(name: str, csv: str) -> DatasetSpec:
-    if name not in DATASETS and not csv:
-        raise unknown("dataset", name, DATASETS)
-    return DATASETS[name] if name in DATASETS else csv_spec(csv)
+def _dataset(spec: TaskSpec) -> DatasetSpec:
+    if spec.dataset not in DATASETS and not spec.dataset_csv:
+        raise unknown("dataset", spec.dataset, DATASETS)
+    return DATASETS[spec.dataset] if spec.dataset in DATASETS else csv_spec(spec.dataset_csv, spec.split)
 
 
 def _seed_prompt(spec: TaskSpec, dataset: DatasetSpec) -> Prompt:
-    """The dataset's prompt, or the user's: one that names no column takes the place of the system text."""
-    if spec.prompt is None:
-        return dataset.prompt
-    if spec.prompt.placeholders:
-        return Prompt(user=spec.prompt.system)
-    return replace(dataset.prompt, system=spec.prompt.system)
+    """The dataset's prompt with the user's texts in it; a text that names a column is the whole of what goes before."""
+    given = spec.prompt or Prompt()
+    prompt = with_text(dataset.prompt, given.system) if given.system else dataset.prompt
+    return replace(prompt, output=given.output) if given.output else prompt
 
 
 def judge_kind(metrics: Sequence[Metric | JudgedMetric]) -> Literal["chat", "embedding"] | None:
@@ -404,10 +405,26 @@ def check(spec: TaskSpec, work: Work) -> None:
             f"--budget {spec.budget.task_calls} is below one evaluation of {spec.dataset}, {needed} calls;"
             f" give at least {needed}"
         )
+    build_optimizer(spec).check([metric.name for metric in work.metrics])
+    _check_judge(spec, work)
     if spec.budget.usd is not None and (unpriced := unpriced_model(spec, work)):
         raise UsageError(f"--max-cost cannot be kept: the price of {unpriced!r} is not known; use --max-tokens")
     if spec.budget.tokens is not None or spec.budget.usd is not None:
         _check_first_batch(spec, work)
+
+
+def _check_judge(spec: TaskSpec, work: Work) -> None:
+    """Raises UsageError where a metric compares embeddings and the model that is to give them is known to give none."""
+    metric = next((metric for metric in work.metrics if isinstance(metric, JudgedMetric)), None)
+    model = spec.judge_model or spec.model
+    if metric is None or metric.needs != "embedding" or model.startswith(SIMULATED):
+        return
+    from utils.llm import litellm_engine
+
+    if litellm_engine.mode(model) not in ("", "embedding"):
+        raise UsageError(
+            f"metric {metric.name} needs an embedding model, which {model!r} is not; name one: --judge-model"
+        )
 
 
 def unpriced_model(spec: TaskSpec, work: Work) -> str:

@@ -88,6 +88,10 @@ def main(
     dataset_csv: Annotated[
         str | None, option(GRID, "--dataset-csv", "FILE", "Own rows: columns user_input, ground_truth_output")
     ] = None,
+    split: Annotated[
+        str | None,
+        option(GRID, "--split", "A/B/C", "Shares of train, validation, test in own rows. Default: 0.25/0.25/0.5"),
+    ] = None,
     test_mode: Annotated[
         bool, option(GRID, "--test-mode", None, "5 examples a split, 60 calls a task: a quick try")
     ] = False,
@@ -107,6 +111,9 @@ def main(
         str | None, option(MODEL, "--prompt", "TEXT", "A seed prompt in place of the datasets' own")
     ] = None,
     prompt_file: Annotated[str | None, option(MODEL, "--prompt-file", "FILE", "The same, from a file")] = None,
+    output_prompt: Annotated[
+        str | None, option(MODEL, "--output-prompt", "TEXT", "The text that stands after the input in the seed prompt")
+    ] = None,
     metric: Annotated[
         str | None, option(MODEL, "--metric", "NAME", "The objective: a name of --list, or package.module:function")
     ] = None,
@@ -197,11 +204,13 @@ def main(
         "model_params": tuple(model_params or ()),
         "data": data,
         "dataset_csv": dataset_csv,
+        "split": split,
         "test_mode": test_mode or None,
         "optimizer_model": optimizer_model,
         "judge_model": judge_model,
         "prompt": prompt,
         "prompt_file": prompt_file,
+        "output_prompt": output_prompt,
         "metric": metric,
         "budget": budget,
         "max_cost": max_cost,

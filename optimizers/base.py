@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import ClassVar
@@ -54,6 +54,9 @@ class Optimizer(ABC):
     @abstractmethod
     def plan(self, extent: Extent, budget: Budget) -> Forecast:
         """How many calls this will make, before any cache: for the estimate. `high` is never exceeded."""
+
+    def check(self, metrics: Sequence[str]) -> None:  # noqa: B027 most parameters fit every task
+        """Raises UsageError where the parameters do not fit a task with these metrics; the first is the objective."""
 
     def utility(self, score: float, tokens: float, seed: Evaluation) -> float:
         """What a prompt with this mean score and these mean tokens an answer is worth, beside the seed prompt's trial.

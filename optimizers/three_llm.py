@@ -27,6 +27,7 @@ from typing import Any, Literal
 from optimizers.base import Extent, Optimizer, forecast, sample_size
 from optimizers.editor import MAX_DUPLICATE_RETRIES, Ask, Editor, show_all, show_example, show_failure, tag
 from optimizers.problem import Problem
+from utils.errors import UsageError, unknown
 from utils.prompt import Prompt, diff
 from utils.records import Budget, Evaluation, Forecast, ItemScore, StopReason
 
@@ -34,6 +35,12 @@ MAX_EDITS = 3  # of one targeted_edit
 MAX_SHOWN = 20  # failures from which example_addition chooses
 REJECTED_SHOWN = 3
 STRATEGIES = ("full_rewrite", "targeted_edit", "example_addition")
+INSTRUCTIONS = {  # the parameter that holds a strategy's
+    "full_rewrite": "instructions",
+    "targeted_edit": "edit_instructions",
+    "example_addition": "example_instructions",
+}
+SOURCE_KEYS = ("system_prompt", "output_prompt")  # of the source's own instructions: a reply has them where they do
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,21 @@ class ThreeLLM(Optimizer):
     examples_k: int = 5  # failures shown
     max_demos: int = 5  # worked examples in the prompt
     n_samples: int = 0  # validation rows a proposal is scored on; 0: as many as the budget bears
-    instructions: str = ""  # said to the optimizer model in place of our own; `@file` on the command line reads a file
+    early_stopping_metric: str = ""  # one of the task's: decides what an improvement is; empty: the objective
+    # said to the optimizer model in place of our own, a text for each strategy: their replies have other forms
+    instructions: str = ""  # full_rewrite
+    edit_instructions: str = ""  # targeted_edit
+    example_instructions: str = ""  # example_addition
 
     def __post_init__(self) -> None:
         self.refuse_below(max_epochs=1, batch_size=0, early_stopping_patience=1, examples_k=1, max_demos=1, n_samples=0)
+        for strategy, name in INSTRUCTIONS.items():
+            if getattr(self, name) and self.strategy not in (strategy, "cycle"):
+                raise UsageError(f"{name} is for strategy {strategy}, not for {self.strategy}; leave one of them out")
+
+    def check(self, metrics: Sequence[str]) -> None:
+        if self.early_stopping_metric and self.early_stopping_metric not in metrics:
+            raise unknown("early_stopping_metric of three_llm:", self.early_stopping_metric, metrics)
 
     @property
     def max_examples(self) -> int:
@@ -59,8 +77,9 @@ class ThreeLLM(Optimizer):
 
     def optimize(self, problem: Problem, editor: Editor, rng: Random) -> StopReason:
         sample = problem.validation[: self._sample(len(problem.validation), problem.calls_left)]
+        metric = "" if self.early_stopping_metric == problem.objective else self.early_stopping_metric
         best = problem.score(problem.seed, sample)
-        history = History(problem, best)
+        history = History(problem, best, metric)
         turn = idle = 0
         for epoch in range(1, self.max_epochs + 1):
             strategy = STRATEGIES[turn % len(STRATEGIES)] if self.strategy == "cycle" else self.strategy
@@ -70,7 +89,7 @@ class ThreeLLM(Optimizer):
             if candidate:
                 trial = problem.score(candidate, sample)
                 history.add(epoch, strategy, batch.mean, trial, best, why)
-                if trial.mean > best.mean:
+                if trial.mean_of(metric) > best.mean_of(metric):
                     best, idle = trial, 0
                     continue
             turn += 1
@@ -120,7 +139,10 @@ class Context:
     def ask(self, strategy: str) -> Ask:
         """The question of a strategy, with all evidence of the epoch."""
         instruction, schema = TEXTS[strategy]
-        metrics = f"{self.problem.objective}: {self.batch.mean:.3f} on a training batch of {len(self.batch.values)}"
+        others = {name: self.batch.mean_of(name) for item in self.batch.items[:1] for name in item.also}
+        means = {self.problem.objective: self.batch.mean, **others}
+        metrics = ", ".join(f"{name}: {mean:.3f}" for name, mean in means.items())
+        metrics += f" on a training batch of {len(self.batch.values)}"
         parts = [
             _show_pair(self.best.prompt, self.best.mean),
             tag("metrics", metrics),
@@ -128,7 +150,10 @@ class Context:
             *self._cases(strategy),
             *([TRIED, *(_show_pair(trial.prompt, trial.mean) for trial in self.rejected)] if self.rejected else []),
         ]
-        return Ask(self.params.instructions or instruction, show_all(parts), schema)
+        own = getattr(self.params, INSTRUCTIONS[strategy])
+        if strategy == "full_rewrite" and all(f'"{name}"' in own for name in SOURCE_KEYS):
+            schema = _object(dict.fromkeys((*SOURCE_KEYS, "reasoning"), TEXT))
+        return Ask(own or instruction, show_all(parts), schema)
 
     def read(self, strategy: str, reply: Mapping[str, Any]) -> Prompt | None:
         """The prompt that a reply comes to, if any."""
@@ -172,7 +197,8 @@ class Context:
         return show_failure(self.problem.find(item.example_id), item)
 
     def _rewritten(self, reply: Mapping[str, Any]) -> Prompt | None:
-        system, output = (_plain(reply[name]).strip() for name in ("system", "output"))
+        keys = SOURCE_KEYS if SOURCE_KEYS[0] in reply else ("system", "output")
+        system, output = (_plain(reply[name]).strip() for name in keys)
         return replace(self.best.prompt, system=system, output=output)
 
     def _edited(self, reply: Mapping[str, Any]) -> Prompt | None:
@@ -205,23 +231,25 @@ class Context:
 class History:
     """Every version of the prompts with its reason and what it changed, reported as it grows."""
 
-    def __init__(self, problem: Problem, first: Evaluation) -> None:
+    def __init__(self, problem: Problem, first: Evaluation, metric: str) -> None:
         self.problem = problem
+        self.metric = metric  # by which a version is better; empty: the objective
         self.rejected: list[Evaluation] = []
         self.versions: list[dict[str, object]] = []
         self._note(0, "seed", first, accepted=True, why="the first version", diff="")
 
     def add(self, epoch: int, strategy: str, train: float, trial: Evaluation, best: Evaluation, why: str) -> None:
         """A proposal that was scored, with the incumbent that it had to beat."""
-        accepted = trial.mean > best.mean
+        new, old = trial.mean_of(self.metric), best.mean_of(self.metric)
+        accepted = new > old
         self.rejected += [] if accepted else [trial]
         self.problem.log(
             strategy,
             "accept" if accepted else "reject",
-            f"{trial.mean:.3f} against {best.mean:.3f} on validation: {why}",
+            f"{new:.3f} against {old:.3f} on validation: {why}",
             parents=[best.prompt],
             candidate=trial.prompt,
-            numbers={"candidate": trial.mean, "best": best.mean, "train": train},
+            numbers={"candidate": new, "best": old, "train": train},
         )
         self._note(epoch, strategy, trial, accepted=accepted, why=why, diff=diff(best.prompt, trial.prompt))
 
@@ -231,7 +259,7 @@ class History:
                 "epoch": epoch,
                 "strategy": strategy,
                 "prompt": trial.prompt.id,
-                "validation": trial.mean,
+                "validation": trial.mean_of(self.metric),
                 "accepted": accepted,
                 "reason": why,
                 "diff": diff,

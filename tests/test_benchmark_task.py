@@ -13,13 +13,14 @@ from random import Random
 
 import pytest
 
-from benchmark_config import Settings
+from benchmark_config import DATASETS, Settings
 from benchmark_task import (
     Place,
     Work,
     _door,
     attempt,
     build_optimizer,
+    check,
     check_limits,
     expand,
     load_work,
@@ -39,6 +40,7 @@ from utils.journal import Entry, Journal, read_line
 from utils.ledger import Ledger
 from utils.llm.base import LLM
 from utils.metrics.exact_match import ExactMatch
+from utils.metrics.semantic_similarity import SemanticSimilarity
 from utils.prompt import Prompt
 from utils.records import (
     Budget,
@@ -269,3 +271,54 @@ def test_a_task_of_a_run_that_knew_no_such_limit_keeps_its_id() -> None:
     del old["max_failed_share"]
     assert decode(TaskSpec, old) == spec
     assert "max_failed_share" not in spec._identity()
+
+
+# --------------------------------------------------------------------------- what a task is asked to be
+
+
+def planned(**given: object) -> TaskSpec:
+    (spec,) = expand(Settings(("gsm8k",), ("no_op",), ("sim/standard",), data="sample", **given))  # type: ignore[arg-type]
+    return spec
+
+
+def test_an_output_prompt_stands_after_the_input_of_whatever_seed_prompt_there_is() -> None:
+    own = DATASETS["gsm8k"].prompt
+    for given, system, user in (
+        ({}, own.system, own.user),
+        ({"prompt": "Be exact."}, "Be exact.", own.user),
+        ({"prompt": "Solve {question}"}, "", "Solve {question}"),
+    ):
+        seed = load_work(planned(output_prompt="Return only the number.", **given)).seed
+        assert (seed.system, seed.user, seed.output) == (system, user, "Return only the number.")
+    assert planned(output_prompt="x").task_id != planned().task_id
+
+
+def test_an_output_prompt_that_names_a_strange_column_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"column in placeholder '\{questoin\}'"):
+        load_work(planned(output_prompt="Once more: {questoin}"))
+
+
+def test_shares_are_for_own_rows_alone_and_leave_the_ids_of_other_tasks_as_they_were() -> None:
+    with pytest.raises(UsageError, match="--split is for rows of --dataset-csv"):
+        planned(split="0.5/0.2/0.3")
+    assert "split" not in planned()._identity()
+
+
+@pytest.mark.parametrize(
+    ("judge", "refused"), [("", True), ("openai/gpt-4o", True), ("openai/text-embedding-3-small", False)]
+)
+def test_a_metric_of_embeddings_needs_a_model_that_gives_them(judge: str, refused: bool) -> None:
+    spec = TaskSpec("gsm8k", "no_op", "openai/gpt-4o-mini", 1, data="sample", judge_model=judge)
+    work = replace(load_work(spec), metrics=(SemanticSimilarity(),))
+    if refused:
+        name = judge or "openai/gpt-4o-mini"
+        with pytest.raises(UsageError, match=f"semantic_similarity needs an embedding model, which '{name}' is not"):
+            check(spec, work)
+    else:
+        check(spec, work)
+
+
+def test_an_optimizers_parameters_are_checked_against_the_task() -> None:
+    spec = TaskSpec("gsm8k", "three_llm", "sim/standard", 1, {"early_stopping_metric": "bleu"}, data="sample")
+    with pytest.raises(UsageError, match="early_stopping_metric of three_llm"):
+        check(spec, load_work(spec))

@@ -293,6 +293,13 @@ class Evaluation:
         """Mean score of the answered items, in [0, 1]; NaN if none was answered."""
         return math.fsum(self.values) / len(self.values) if self.values else math.nan
 
+    def mean_of(self, metric: str) -> float:
+        """The mean of another metric of the dataset over the items that have it; of no name, the objective's."""
+        if not metric:
+            return self.mean
+        values = [item.also[metric] for item in self.items if metric in item.also]
+        return math.fsum(values) / len(values) if values else math.nan
+
     @property
     def bounds(self) -> tuple[float, float]:
         """The mean with every failed item read as 0, and as 1."""
@@ -351,7 +358,8 @@ LONGEST_LABEL = 40  # characters of a parameter that is a text, where cells are 
 
 
 LATER_FIELDS: Mapping[str, Any] = {
-    "max_failed_share": 0.1
+    "max_failed_share": 0.1,
+    "split": "",
 }  # of a TaskSpec, younger than runs that must go on: their value in those runs
 
 
@@ -373,6 +381,7 @@ class TaskSpec:
     judge_model: str = ""  # empty: the task model
     data: str = "hub"  # hub, sample, or a folder
     dataset_csv: str = ""  # own data: the file of a `csv` dataset
+    split: str = ""  # of own data: the shares of train, validation and test, as 0.25/0.25/0.5; empty: these
     test_mode: bool = False
     budget: Budget = Budget()
     prompt: Prompt | None = None  # in place of the dataset's seed prompt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -20,9 +21,11 @@ from utils.door import Door
 from utils.errors import OptimizerFailed, UsageError
 from utils.journal import Journal
 from utils.ledger import Ledger
+from utils.llm.simulated import calibration, simulated_model
 from utils.metrics.exact_match import ExactMatch
+from utils.metrics.option_letter import OptionLetter
 from utils.prompt import Prompt
-from utils.records import Budget, Example, Request, Role, Step, StopReason
+from utils.records import Budget, Example, Request, Role, Score, Step, StopReason
 
 SEED = Prompt(system="Answer. Be kind.", user="{question}", output="Say yes or no.")
 
@@ -330,3 +333,97 @@ def test_a_text_from_a_file_is_shown_by_the_file(tmp_path: Path) -> None:
 def test_impossible_parameters_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         ThreeLLM(**wrong)
+
+
+# --------------------------------------------------------------------------- the source's own words
+
+SOURCE = """\
+You are a prompt engineering expert. Your task is to analyze the performance of a language model on specific examples.
+
+Your response MUST follow this JSON format:
+{
+  "system_prompt": "your revised system prompt here",
+  "output_prompt": "your revised output prompt here",
+  "reasoning": "detailed explanation of your changes and how they address the failures"
+}"""
+
+
+def test_the_sources_own_instructions_are_answered_in_the_sources_form() -> None:
+    setting = Setting({"system_prompt": "Answer +7.", "output_prompt": "Say it.", "reasoning": "because"})
+    setting.optimize(max_epochs=1, instructions=SOURCE)
+    (accepted,) = setting.accepted
+    assert (accepted.system, accepted.output) == ("Answer +7.", "Say it.")
+    asked = next(request for request in setting.model.requests if request.schema)
+    assert list(asked.schema["properties"]) == ["system_prompt", "output_prompt", "reasoning"]
+    assert "repair" not in "".join(setting.questions[1:])
+    assert len(setting.questions) == 1
+
+
+def test_a_simulated_editor_answers_in_the_sources_form() -> None:
+    rows_ = calibration.examples(60)
+    model = simulated_model("sim/standard", {"malformed": 0.0}, rows_)
+    door = Door({Role.TASK: model, Role.OPTIMIZER: model}, Journal(lambda line: None), Ledger(Budget(300)))
+    start = Prompt(system="Answer the question.", user="{question}")
+    problem = Problem(start, rows_[:30], rows_[30:], [OptionLetter()], door)
+    with closing(door):
+        ThreeLLM(strategy="full_rewrite", max_epochs=6, instructions=SOURCE).optimize(
+            problem, Editor(door, problem, seed=1), Random(1)
+        )
+    assert not [step for step in problem.steps if step.decision == "malformed"]
+    assert [step for step in problem.steps if step.decision == "accept"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name"), [("targeted_edit", "edit_instructions"), ("example_addition", "example_instructions")]
+)
+def test_each_strategy_has_instructions_of_its_own(strategy: str, name: str) -> None:
+    setting = Setting({"edits": [], "example_ids": [], "reasoning": ""})
+    setting.optimize(strategy=strategy, max_epochs=1, **{name: "Mine."})
+    assert setting.questions[0].startswith("Mine.")
+    with pytest.raises(UsageError, match=f"instructions is for strategy full_rewrite, not for {strategy}"):
+        ThreeLLM(strategy=strategy, instructions="Mine.")  # type: ignore[arg-type]
+
+
+def test_a_cycle_says_each_strategys_own_words() -> None:
+    setting = Setting({"system": "Answer.", "output": "", "edits": [], "example_ids": [], "reasoning": ""})
+    setting.optimize(
+        strategy="cycle", max_epochs=3, instructions="For rewriting.", example_instructions="For examples."
+    )
+    said = [question.partition("\n")[0] for question in setting.questions]
+    assert said[0] == "For rewriting."
+    assert "For examples." in said
+    assert any(line.startswith("A task model reads") for line in said)
+
+
+# --------------------------------------------------------------------------- the early-stopping metric
+
+
+class Politeness:
+    """A second metric: 1 for prompts that the model answered with a please."""
+
+    name = "politeness"
+
+    def __call__(self, example: Example, answer: str) -> Score:
+        return Score(float("please" in answer))
+
+
+def test_the_early_stopping_metric_decides_what_an_improvement_is() -> None:
+    setting = Setting(pair(9), {**pair(1, 5), "system": "Kindly +1."})
+    answer = setting.answer
+    setting.model._answer = lambda request, count: (
+        answer(request, count) + (" please" if "Kindly" in request.messages[0].content and not request.schema else "")
+    )
+    setting.problem = Problem(SEED, rows("train", 10), rows("val", 10), [ExactMatch(), Politeness()], setting.door)
+    setting.editor = Editor(setting.door, setting.problem, seed=1)
+    steps = setting.optimize(max_epochs=2, early_stopping_metric="politeness")
+    assert [(step.candidate.system[:6], step.decision) for step in steps if step.candidate] == [
+        ("Answer", "reject"),
+        ("Kindly", "accept"),
+    ]
+    assert "politeness: 0.000" in setting.questions[0]
+
+
+def test_a_metric_that_the_task_has_not_is_refused_before_a_call() -> None:
+    with pytest.raises(UsageError, match=r"early_stopping_metric of three_llm: 'blue'; did you mean 'bleu'"):
+        ThreeLLM(early_stopping_metric="blue").check(["exact_match", "bleu"])
+    ThreeLLM(early_stopping_metric="bleu").check(["exact_match", "bleu"])

@@ -116,6 +116,9 @@ def load_splits(spec: DatasetSpec, data: str, *, test_mode: bool = False) -> Spl
         parts = {split: examples[:TEST_MODE_SIZE] for split, examples in parts.items()}
     train, validation, test = parts[Split.TRAIN], parts[Split.VALIDATION], parts[Split.TEST]
     notes = [note for name, pool in pools.items() for note in (*tables[name].notes, *pool.notes)]
+    if spec.sources[0].path:  # somebody's own rows: how they were shared out is no known fact
+        shared = f"{len(train)} train, {len(validation)} validation and {len(test)} test rows"
+        notes.append(f"{spec.name}: {shared}; --split shares them out otherwise")
     return Splits(train, validation, test, content_hash([train, validation, test]), tuple(dict.fromkeys(notes)))
 
 

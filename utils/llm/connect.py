@@ -45,6 +45,17 @@ def thinking_tokens(model: str, params: Mapping[str, Any]) -> tuple[float, float
     return litellm_engine.thinking_tokens(model, params)
 
 
+def context_tokens(model: str, params: Mapping[str, Any]) -> int:
+    """The tokens that a request to a model may have; 0 where nobody knows."""
+    if provider_of(model) == SIMULATED:
+        from utils.llm.simulated.settings import settings_for
+
+        return settings_for(model, params).context
+    from utils.llm import litellm_engine
+
+    return litellm_engine.context_tokens(model)
+
+
 def takes_temperature(model: str, params: Mapping[str, Any]) -> bool:
     """True where a call at temperature 0 is sent as one; some models know no temperature, or think at 1 only."""
     if provider_of(model) == SIMULATED:

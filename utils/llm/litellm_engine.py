@@ -238,6 +238,19 @@ def _listed(model: str) -> Mapping[str, Any] | None:
     return found
 
 
+def mode(model: str) -> str:
+    """What litellm's table says that a model is for: chat, embedding, ...; empty where it does not know."""
+    row = _listed(model)
+    return str(row.get("mode") or "") if row else ""
+
+
+def context_tokens(model: str) -> int:
+    """The tokens that a request may have, by litellm's table; 0 where it does not say."""
+    row = _listed(model)
+    known = row.get("max_input_tokens") if row else None
+    return known if isinstance(known, int) else 0
+
+
 def price(model: str) -> tuple[float, float] | None:
     """USD for a token read and a token written, by litellm's table; None where it does not say. Free is (0, 0)."""
     row = _priced(model)

@@ -108,3 +108,25 @@ def test_a_file_that_is_not_there_or_not_utf8_is_refused(tmp_path: Path) -> None
         load_splits(csv_spec(tmp_path / "nowhere.csv"), "hub")
     with pytest.raises(UsageError, match="must be a CSV file in UTF-8"):
         load_splits(csv_spec(written(tmp_path, HEADER + "café,b\n", encoding="latin-1")), "hub")
+
+
+@pytest.mark.parametrize(
+    ("split", "sizes"),
+    [("", (3, 3, 6)), ("0.5/0.2/0.3", (7, 2, 3)), ("2/1/1", (6, 3, 3)), ("0.98/0.01/0.01", (10, 1, 1))],
+)
+def test_shares_of_the_splits_can_be_set_and_are_told(tmp_path: Path, split: str, sizes: tuple[int, ...]) -> None:
+    file = written(tmp_path, "user_input,ground_truth_output\n" + lines(12))
+    splits = load_splits(csv_spec(file, split), "hub")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == sizes
+    assert len({example.id for example in all_of(splits)}) == 12
+    train, validation, test = sizes
+    assert (
+        f"csv_my_data: {train} train, {validation} validation and {test} test rows; --split shares them out otherwise"
+        in splits.notes
+    )
+
+
+@pytest.mark.parametrize("split", ["half", "0.5/0.5", "1/0/1", "0.5/0.2/nan", "0.5/0.2/inf", "-1/1/1", "1/1/1/1"])
+def test_shares_that_are_none_are_refused(tmp_path: Path, split: str) -> None:
+    with pytest.raises(UsageError, match="is not three shares above 0"):
+        csv_spec(tmp_path / "x.csv", split)

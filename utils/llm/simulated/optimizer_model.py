@@ -103,11 +103,11 @@ class _Writer:
     def _object(self, schema: Schema, index: int) -> dict[str, Any]:
         properties: Mapping[str, Schema] = schema.get("properties", {})
         given: dict[str, Any] = {}
-        roles = [role for role in ROLES if role in properties]
+        # `system`, or `system_prompt`
+        roles = {name.removesuffix("_prompt"): name for name in properties if name.removesuffix("_prompt") in ROLES}
         if roles:
-            given = {role: text for role, text in self._propose(roles).items() if role in properties}
-            for role in roles:
-                given.setdefault(role, "")
+            texts = self._propose([role for role in ROLES if role in roles])
+            given = {name: texts.get(role, "") for role, name in roles.items()}
         elif {"target", "op"} <= properties.keys() or {"find", "text"} <= properties.keys():
             given = self._edit(properties, index)
         elif {"role", "content"} <= properties.keys():
