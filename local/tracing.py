@@ -17,8 +17,6 @@ from utils.tracing.delivery import read_traced
 from utils.tracing.exporter import QUIET_S, Exporter, chosen_items
 from utils.tracing.target import decide
 
-CLOSE_S = 10.0  # that a finished run waits for what is left to be sent
-
 
 def begin(launch: Launch, settings: Settings, console: Console) -> Exporter | None:
     """The exporter of a run; None where no traces are sent, and one line that says why.

@@ -102,7 +102,7 @@ class LocalVenue:
         if exporter:
             # the table first: nobody should wait for traces to read it
             with console.status("sending traces") if console.is_terminal else nullcontext():
-                left = exporter.close(tracing.CLOSE_S).line(overview["run_id"], self.flags)
+                left = exporter.close().line(overview["run_id"], self.flags)
             console.print(left, style="dim", markup=False, highlight=False, soft_wrap=True)
             overview = source.render(stopped=True)
             launch.archive.write_checkpoint(overview)

@@ -46,7 +46,6 @@ from utils.tracing.rows import Sampling
 from utils.tracing.target import decide
 
 COMMIT_EVERY_S = 5.0  # what a lost container can cost: the answers of so long
-TRACES_S = 10.0  # that a finished task waits for what is left to be sent to Opik
 GRACE_S = 20.0  # for calls in flight, when a container has to go; Modal waits 30 s
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -326,11 +325,11 @@ def _traced(
         return
     exporter = Exporter(decision.target, archive, order.created, items=order.trace_items, quiet_s=QUIET_S)
     exporter.started(order.spec, now, earlier)
-    patience_s = 0.0  # where the container has to go, the next attempt sends the rest
+    patience_s: float | None = 0.0  # where the container has to go, the next attempt sends the rest
 
     def tell(result: TaskResult) -> None:
         nonlocal patience_s
-        patience_s = TRACES_S
+        patience_s = None
         exporter.finished(order.spec, result)
 
     try:

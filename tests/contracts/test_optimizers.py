@@ -136,18 +136,23 @@ def outcome(result: TaskResult) -> object:
 
 
 @ALL
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(budget=st.integers(min_value=10, max_value=500))
-def test_a_budget_is_never_exceeded(name: str, budget: int) -> None:
-    model = Scripted(fickle)
-    result, _ = run(spec_of(name, budget), model, Tape())
+def test_neither_a_budget_nor_the_plan_is_ever_exceeded(name: str, budget: int) -> None:
+    spec, model = spec_of(name, budget), Scripted(fickle)
+    result, _ = run(spec, model, Tape())
     assert result.spent.logical.task_calls <= budget
     assert result.spent.logical.optimizer_calls <= budget
     assert len(model.requests) == result.spent.billed.calls + result.scoring.billed.calls
+    forecast = build_optimizer(spec).plan(WORK.extent, spec.budget)
+    assert result.spent.logical.task_calls <= forecast.task_calls[2]
+    assert result.spent.logical.optimizer_calls <= forecast.optimizer_calls[2]
+    assert forecast.task_calls == tuple(sorted(forecast.task_calls))
+    assert forecast.optimizer_calls == tuple(sorted(forecast.optimizer_calls))
 
 
 @ALL
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(limit=st.floats(min_value=0.01, max_value=0.5), tokens=st.integers(min_value=2_000, max_value=200_000))
 def test_money_and_tokens_are_never_exceeded(name: str, limit: float, tokens: int) -> None:
     spec = replace(spec_of(name, 500), budget=Budget(500, 500, tokens, limit))
@@ -173,7 +178,7 @@ def test_killed_after_any_answer_and_resumed_is_as_if_uninterrupted(name: str, t
         resumed, _ = run(spec, model, rest)
         assert outcome(resumed) == outcome(whole)
         assert cut.text + rest.text == tape.text
-        assert len(model.requests) == len(lines) - kill
+        assert len(model.requests) == len(lines) - max(kill, 1), "the first line is the journal's format"
 
 
 @ALL
@@ -282,7 +287,7 @@ def test_what_needs_no_edit_has_a_result_without_one(name: str) -> None:
 
 
 @ALL
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(seed=st.integers(min_value=0, max_value=10_000), budget=st.integers(min_value=10, max_value=200))
 def test_the_final_prompt_is_never_worse_than_the_seed_on_validation(name: str, seed: int, budget: int) -> None:
     result, _ = run(spec_of(name, budget, seed), Scripted(fickle), Tape())
@@ -305,16 +310,3 @@ def test_every_scored_prompt_is_in_the_log(name: str) -> None:
     logged = {step.candidate.id for step in result.steps if step.candidate}
     assert scored - {SEED.id} <= logged
     assert all(step.decision and step.reason for step in result.steps)
-
-
-@ALL
-@settings(max_examples=30)
-@given(budget=st.integers(min_value=10, max_value=500))
-def test_the_plan_is_never_exceeded(name: str, budget: int) -> None:
-    spec = spec_of(name, budget)
-    result, _ = run(spec, Scripted(fickle), Tape())
-    forecast = build_optimizer(spec).plan(WORK.extent, spec.budget)
-    assert result.spent.logical.task_calls <= forecast.task_calls[2]
-    assert result.spent.logical.optimizer_calls <= forecast.optimizer_calls[2]
-    assert forecast.task_calls == tuple(sorted(forecast.task_calls))
-    assert forecast.optimizer_calls == tuple(sorted(forecast.optimizer_calls))

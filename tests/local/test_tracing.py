@@ -57,7 +57,7 @@ class Said:
 def environment(*servers: OpikServer | OpenAIServer, **more: str) -> dict[str, str]:
     """What a user of these servers has set, and nothing of Opik that is set on this machine."""
     known = {name: value for name, value in os.environ.items() if not name.startswith("OPIK_")}
-    known |= {"NO_PROXY": "127.0.0.1", "OPIK_CONFIG_PATH": os.devnull}
+    known |= {"NO_PROXY": "127.0.0.1", "OPIK_CONFIG_PATH": os.devnull, "OPIK_DEFAULT_FLUSH_TIMEOUT": f"{PATIENCE_S:g}"}
     for server in servers:
         if isinstance(server, OpikServer):
             known["OPIK_URL_OVERRIDE"] = server.url
@@ -271,8 +271,9 @@ def suffer(trouble: str, folder: Path, plain: Done, traced: Done) -> None:
     folder.mkdir()
     with OpikServer(strict=True) as server:
         env = environment(server)
+        hurried = {} if trouble == "away for 2 s" else {"OPIK_DEFAULT_FLUSH_TIMEOUT": "1"}
         run = f"run_benchmark.py {GRID} {SIM} --checkpoint-dir {quoted(folder)}"
-        said = TROUBLES[trouble](server, run, env)
+        said = TROUBLES[trouble](server, run, {**env, **hurried})
         assert said.code == 0, said
         assert said.is_tidy, said
         assert outcome(folder) == outcome(plain.folder)

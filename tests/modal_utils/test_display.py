@@ -42,18 +42,29 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, server: OpenAIServer) -> 
     with cloud(tmp_path_factory.mktemp("plane"), secrets={"llm-api-keys": keys}) as deployed:
         deployed.submit(*GRID, "sim/standard", *SEEDS, "--run-id", "done")
         deployed.wait("done")
-        cancel = {"at": "input", "action": "cancel", "function": "run_task", "after": 0.0}
-        deployed.plane.faults([{**cancel, "skip": 1, "times": 3}])
         server.gate.hold()
         server.gate.let(CALLS)
         deployed.submit(*GRID, MODEL, *SEEDS, "--run-id", "lost", "--max-concurrent", "1", "--max-in-flight", "1")
-        for number in (1, 2, 3):
-            until(lambda number=number: deployed.interrupted == number)
-            server.gate.let(1)  # what is in flight is answered
-        until(lambda: not deployed.open_inputs)
+        for _ in range(3):
+            lose(deployed, server)
         server.gate.open()
-        deployed.plane.faults([])
         yield deployed
+
+
+def lose(deployed: Cloud, server: OpenAIServer) -> None:
+    """The call that is at work, with an answer held, is cancelled by somebody else."""
+    import modal
+
+    def at_work() -> list[str]:
+        return [each["call"] for each in deployed.calls() if each["state"] == "running"]
+
+    until(lambda: server.gate.held)
+    (lost,), before = at_work(), deployed.interrupted
+    with client_of(deployed.plane):
+        modal.FunctionCall.from_id(lost).cancel()
+    until(lambda: deployed.interrupted > before)
+    server.gate.let(1)  # what is in flight is answered
+    until(lambda: lost not in at_work())
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from tests.modal_utils.command import Cloud, cloud, statuses
 from tests.servers.opik_server import OpikServer
 from tests.utils.tracing.runs import RUN, Run, assert_whole, billed_in, held
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 from utils.archive import local_archive
 
 GRID = (
@@ -33,7 +33,8 @@ def opik() -> Iterator[OpikServer]:
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory, opik: OpikServer) -> Iterator[Cloud]:
     """A control plane whose containers know of Opik; what is published, our worker publishes."""
-    secrets = {"opik-credentials": {"OPIK_URL_OVERRIDE": opik.url, "OPIK_CONFIG_PATH": "/dev/null"}}
+    patient = {"OPIK_DEFAULT_FLUSH_TIMEOUT": f"{PATIENCE_S:g}"}
+    secrets = {"opik-credentials": {"OPIK_URL_OVERRIDE": opik.url, "OPIK_CONFIG_PATH": "/dev/null", **patient}}
     with cloud(tmp_path_factory.mktemp("plane"), secrets=secrets, background_commit_s=0.0) as deployed:
         yield deployed
 
@@ -116,7 +117,7 @@ def test_without_configuration_here_nothing_is_traced_there(plane: Cloud, opik: 
 def test_a_container_that_could_not_send_is_made_good_by_a_push(
     deployed: Cloud, opik: OpikServer, tmp_path: Path
 ) -> None:
-    opik.faults([{"path": "spans/batch", "status": 500}])
+    opik.faults([{"path": "spans/batch", "status": 403}])  # which is not tried again
     deployed.submit(*GRID.split(), "--run-id", "unsent", "--tracing")
     overview = deployed.wait("unsent")
     assert statuses(overview) == {"completed": 4}

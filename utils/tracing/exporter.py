@@ -144,6 +144,7 @@ class Exporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._box = Box()
+        self._flush_s = target.flush_s
         self._clock = clock
         sender = Sender(target, archive, created_ms(created), items or Sampling(), connect, wall)
         work = Loop(self._box, sender, look_every_s, pauses_s, clock, clock() + quiet_s)
@@ -169,8 +170,9 @@ class Exporter:
         """False once it has given up, or was closed."""
         return self._thread.is_alive()
 
-    def close(self, deadline_s: float) -> Left:
-        """Send what is left, for at most so long. Tasks that have no result by now count as stopped."""
+    def close(self, deadline_s: float | None = None) -> Left:
+        """Send what is left, for so long at most (None: the target's). Tasks without a result count as stopped."""
+        deadline_s = self._flush_s if deadline_s is None else deadline_s
         self._box.deadline = self._clock() + deadline_s
         self._box.closing.set()
         self._box.notes.put(None)

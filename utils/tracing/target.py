@@ -10,6 +10,7 @@ import base64
 import configparser
 import importlib.util
 import json
+import math
 import ssl
 import threading
 import urllib.error
@@ -27,6 +28,7 @@ CONFIG_FILE = "~/.opik.config"
 WORKSPACE = "default"
 PROJECT = "prompt-optimizer-benchmark"
 PROBE_S = 2.0
+FLUSH_S = 10.0
 HOW = "set OPIK_API_KEY and OPIK_WORKSPACE (Opik cloud), or OPIK_URL_OVERRIDE (a self-hosted server, .../api/)"
 
 
@@ -39,6 +41,7 @@ class Target:
     project: str = PROJECT
     api_key: str | None = field(default=None, repr=False)
     check_tls: bool = True
+    flush_s: float = FLUSH_S  # that the end of a run, or of a container, waits for what is left to be sent
 
     @property
     def name(self) -> str:
@@ -68,7 +71,17 @@ def read_target(environ: Mapping[str, str]) -> Target | None:
         settings.get("project_name") or PROJECT,
         key or None,
         settings.get("check_tls_certificate", "true").lower() not in ("0", "false", "no", "off"),
+        _seconds(settings.get("default_flush_timeout") or str(FLUSH_S)),
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        if math.isfinite(seconds := float(text)) and seconds >= 0:
+            return seconds
+    except ValueError:
+        pass
+    raise UsageError(f"OPIK_DEFAULT_FLUSH_TIMEOUT {text[:200]!r} is no number of seconds; give one, or leave it out")
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -59,6 +59,15 @@ def test_a_key_alone_means_the_cloud(tmp_path: Path) -> None:
     assert (found.url, found.workspace, found.check_tls) == (CLOUD, "default", True)
 
 
+def test_how_long_the_end_of_a_run_waits_is_opik_s_own_setting(tmp_path: Path) -> None:
+    environ = {**config(tmp_path, "[opik]\ndefault_flush_timeout = 20\n"), "OPIK_API_KEY": "k"}
+    found = [read_target({**environ, **more}) for more in ({}, {"OPIK_DEFAULT_FLUSH_TIMEOUT": "0.5"})]
+    assert [target.flush_s for target in found if target] == [20, 0.5]
+    for text in ("soon", "-1", "nan", "inf"):
+        with pytest.raises(UsageError, match=f"OPIK_DEFAULT_FLUSH_TIMEOUT '{text}' is no number of seconds"):
+            read_target({**environ, "OPIK_DEFAULT_FLUSH_TIMEOUT": text})
+
+
 def test_opik_s_own_switch_is_heeded(tmp_path: Path) -> None:
     environ = {**config(tmp_path, ""), "OPIK_API_KEY": "k", "OPIK_TRACK_DISABLE": "true"}
     assert read_target(environ) is None
