@@ -83,17 +83,17 @@ def test_a_task_past_its_timeout_fails_with_its_class(tmp_path: Path) -> None:
 
 
 def test_a_refused_key_stops_all_tasks_of_the_provider_at_once(tmp_path: Path) -> None:
-    words = SMALL.replace("no_op", "no_op random_paraphrase few_shot")
+    words = SMALL.replace("no_op", "no_op few_shot:max_trials=3")
     with OpenAIServer(key="the-right-one") as server:
-        assert run(tmp_path, f"{words} --max-concurrent 1 --seeds 1 2 3 --max-in-flight 2", server) == 1
+        assert run(tmp_path, f"{words} --max-concurrent 1 --seeds 1 2 --max-in-flight 2 --test-mode", server) == 1
         assert server.stats()["requests"] <= 2, "no call is sent after the refusal"
         found = overview(tmp_path)
-        assert statuses(found) == {"failed": 1, "pending": 8}
+        assert statuses(found) == {"failed": 1, "pending": 3}
         (refused,) = (task for task in found["tasks"] if task["error"])
         assert refused["error"]["class"] == ErrorKind.AUTH
         said = (tmp_path / "output.txt").read_text()
-        assert "8 tasks that need openai are not started" in said
-        assert "run r: interrupted, 0 of 9 tasks completed, 1 failed, 8 not started" in said
+        assert "3 tasks that need openai are not started" in said
+        assert "run r: interrupted, 0 of 4 tasks completed, 1 failed, 3 not started" in said
         assert "--resume-run-id r" in said
         server.settings.key = ""
         assert run(tmp_path, "--retry-failed-run-id r", server) == 1, "the others are not done"
@@ -164,19 +164,19 @@ def test_a_retry_asks_again_only_what_failed(tmp_path: Path) -> None:
 
 def test_the_grid_completes_over_http_in_spite_of_faults(tmp_path: Path) -> None:
     """5 % of 429 with Retry-After, 2 % of 500, 1 % malformed bodies, a few hangs: as a bad day at a provider."""
-    faults = {"rate_limit": 0.05, "server_error": 0.02, "malformed": 0.01, "hang": 0.004}
+    faults = {"rate_limit": 0.05, "server_error": 0.02, "malformed": 0.01, "hang": 0.01}
     answers = "pick:A,B,C,D,yes,no,relevant,irrelevant,#### 7,Paris"
-    with OpenAIServer(answer=answers, faults=faults, retry_after_s=0.4, hang_s=30, seed=5) as server:
-        names = "gsm8k hotpot_300 ai2_arc medhallu truthful_qa cnn_dailymail"
+    with OpenAIServer(answer=answers, faults=faults, retry_after_s=0.4, hang_s=PATIENCE_S, seed=5) as server:
+        names = "gsm8k ai2_arc"
         words = f"--data sample --demo-datasets {names} --optimizers no_op random_paraphrase few_shot --models {MODEL}"
-        limits = "--budget 60 --max-concurrent 2 --call-timeout 2 --run-id r --yes"
+        limits = "--budget 60 --max-concurrent 2 --call-timeout 6 --run-id r --yes"
         assert run(tmp_path, f"{words} {limits}", server) == 0, (tmp_path / "output.txt").read_text()
         stats = server.stats()
         assert stats["early_retries"] == 0
         assert {"429", "500", "hung"} <= set(stats["statuses"])
         failed = [entry for entry in entries(archive_of(tmp_path, "r")) if entry.failed]
         assert not failed, "every call was answered in the end"
-        assert statuses(overview(tmp_path)) == {"completed": 18}
+        assert statuses(overview(tmp_path)) == {"completed": 6}
 
 
 def test_a_failed_call_is_not_scored_as_zero(tmp_path: Path) -> None:
@@ -195,11 +195,10 @@ def test_a_failed_call_is_not_scored_as_zero(tmp_path: Path) -> None:
     assert scores["validation"]["failed"] + scores["test"]["failed"] > 0
 
 
-@pytest.mark.parametrize("other", ["--max-concurrent 1", "--max-concurrent 4"])
-def test_the_same_seed_gives_the_same_results_whatever_the_concurrency(other: str, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_results_whatever_the_concurrency(tmp_path: Path) -> None:
     lists = "--demo-datasets gsm8k ai2_arc --optimizers no_op random_paraphrase few_shot"
     words = f"--data sample {lists} --models sim/standard sim/flaky --test-mode --seed 7 --yes"
-    assert run(tmp_path, f"{words} --run-id one --max-concurrent 2") in (0, 1)
-    assert run(tmp_path, f"{words} --run-id two {other}") in (0, 1)
+    assert run(tmp_path, f"{words} --run-id one --max-concurrent 1") in (0, 1)
+    assert run(tmp_path, f"{words} --run-id two --max-concurrent 4") in (0, 1)
     first, second = (without_times(overview(tmp_path, name)) for name in ("one", "two"))
     assert json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)

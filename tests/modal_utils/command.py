@@ -8,13 +8,17 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+import check_results
+import run_benchmark
 from tests.servers.modal import Plane, running
 from tests.waiting import PATIENCE_S, until
 from utils.archive import RunArchive, local_archive
@@ -26,6 +30,8 @@ NOWHERE = {  # a provider that nobody is to reach, and no Opik
     "NO_PROXY": "127.0.0.1",
     "OPIK_CONFIG_PATH": os.devnull,
 }
+
+OURS = {"run_benchmark.py": run_benchmark.cli, "check_results.py": check_results.cli}
 
 Json = dict[str, Any]
 
@@ -49,11 +55,28 @@ class Cloud:
             stderr=subprocess.PIPE,
         )
 
+    def end(self, *words: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> tuple[int, str, str]:
+        """A command to its end: its exit code, and what it said.
+
+        One of ours runs in this process: the same, but for the seconds that importing modal takes.
+        """
+        if words[0] in OURS and cwd == ROOT and env is None:
+            return self._called(OURS[words[0]], words[1:])
+        process = self.start(*words, cwd=cwd, env=env)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        return process.returncode, out, err
+
+    def _called(self, cli: Callable[[list[str]], int], words: Sequence[str]) -> tuple[int, str, str]:
+        out, err = StringIO(), StringIO()
+        surroundings = patch.dict(os.environ, {**self.env, "COLUMNS": "80"}, clear=True)
+        with surroundings, client_of(self.plane), redirect_stdout(out), redirect_stderr(err):
+            code = cli(list(words))
+        return code, out.getvalue(), err.getvalue()
+
     def run(self, *words: str, code: int | None = 0, cwd: Path = ROOT) -> str:
         """A command to its end: what it said."""
-        process = self.start(*words, cwd=cwd)
-        out, err = process.communicate(timeout=PATIENCE_S)
-        assert code in (None, process.returncode), out + err + self.plane.logs()[-4000:]
+        ended, out, err = self.end(*words, cwd=cwd)
+        assert code in (None, ended), out + err + self.plane.logs()[-4000:]
         return out + err
 
     def deploy(self, cwd: Path = ROOT) -> str:
@@ -65,9 +88,8 @@ class Cloud:
     def refuse(self, *words: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
         """A command that is refused: the one line that says why. Nothing was submitted."""
         before = self._submitted
-        process = self.start(*words, cwd=cwd, env=env)
-        out, err = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 2, out + err
+        code, out, err = self.end(*words, cwd=cwd, env=env)
+        assert code == 2, out + err
         (line,) = (line for line in err.splitlines() if not line.startswith("waiting for the first container"))
         assert line.startswith("error: ")
         assert self._submitted == before, "something was submitted"
@@ -85,9 +107,8 @@ class Cloud:
 
     def look(self, run_id: str) -> Json:
         """The run as it is now."""
-        process = self.start("check_results.py", "--modal", "--run-id", run_id, "--json")
-        out, err = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode in (0, 1, 3), out + err
+        code, out, err = self.end("check_results.py", "--modal", "--run-id", run_id, "--json")
+        assert code in (0, 1, 3), out + err
         overview: Json = json.loads(out)
         return overview
 
@@ -138,9 +159,7 @@ def checkout(folder: Path) -> Path:
 @contextmanager
 def client_of(plane: Plane) -> Iterator[Any]:
     """Modal's client in this process, for whoever asks for one without saying which."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in plane.env.items():
-            patch.setenv(name, value)
+    with patch.dict(os.environ, plane.env):
         import modal
 
         with modal.Client.from_env() as client:
