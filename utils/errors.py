@@ -54,6 +54,7 @@ class ErrorKind(StrEnum):
 
     AUTH = "auth"  # the provider refuses the key: its tasks stop
     QUOTA = "quota"  # the account is out of credit: its tasks stop
+    UNAVAILABLE = "unavailable"  # the provider answers nobody any more: its tasks stop
     BAD_REQUEST = "bad_request"  # this request will never be answered
     CONTENT_FILTER = "content_filter"  # the provider declined to answer this text
     CONTEXT_LENGTH = "context_length"  # more tokens than the model reads
@@ -72,7 +73,7 @@ class ErrorKind(StrEnum):
     @property
     def stops_provider(self) -> bool:
         """True where no further call to this provider can succeed."""
-        return self in (ErrorKind.AUTH, ErrorKind.QUOTA)
+        return self in (ErrorKind.AUTH, ErrorKind.QUOTA, ErrorKind.UNAVAILABLE)
 
 
 class CallError(BenchmarkError):

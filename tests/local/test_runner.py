@@ -202,3 +202,17 @@ def test_the_same_seed_gives_the_same_results_whatever_the_concurrency(tmp_path:
     assert run(tmp_path, f"{words} --run-id two --max-concurrent 4") in (0, 1)
     first, second = (without_times(overview(tmp_path, name)) for name in ("one", "two"))
     assert json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+
+
+@pytest.mark.trial
+@pytest.mark.parametrize("seeds", ["1 2", "1 2 3 4 5 6 7 8 9 10 11 12"])
+def test_a_provider_that_answers_500_is_given_up_whatever_the_number_of_tasks(seeds: str, tmp_path: Path) -> None:
+    with OpenAIServer(faults={"server_error": 1.0}) as server:
+        words = SMALL.replace("--demo-datasets gsm8k", "--demo-datasets gsm8k ai2_arc")
+        assert run(tmp_path, f"{words} --seeds {seeds} --max-concurrent 4", server) == 1
+        assert server.stats()["requests"] < 120
+        assert {task["error"]["class"] for task in overview(tmp_path)["tasks"] if task["error"]} == {"unavailable"}
+        server.settings.faults = {}
+        assert run(tmp_path, "--resume-run-id r", server) == 1
+        assert run(tmp_path, "--retry-failed-run-id r", server) == 0
+        assert statuses(overview(tmp_path)) == {"completed": 2 * len(seeds.split())}

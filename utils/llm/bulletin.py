@@ -1,4 +1,5 @@
-"""What the workers of a run tell each other about a provider: that it wants to be left alone, and for how long.
+"""What the workers of a run tell each other about a provider: that it wants to be left alone and for how long, that a
+call got no answer, or that one did after others had not.
 
 A file a provider in the run's folder, a line a notice, appended by whoever learns of something and read on by all
 before each send. Nobody waits for a lock, and whoever is killed leaves nothing held. A notice that cannot be written
@@ -7,7 +8,9 @@ costs its sharing alone: the worker itself keeps to it.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +29,15 @@ class Notice:
 
     at: float  # wall clock, unix seconds
     pause_s: float = 0.0  # the provider asked for a pause of this length, for all
+    has_answered: bool | None = None  # a call got an answer, or none; None: it tells of neither
+    by: str = ""  # the worker that posted it
 
     def left_s(self, now: float) -> float:
         """What is left of the pause; never more than all of it, should the clock have been set back."""
         return max(0.0, min(self.pause_s, self.at + self.pause_s - now))
+
+
+_numbers = itertools.count()  # of the bulletins of this process
 
 
 class Bulletin:
@@ -40,32 +48,40 @@ class Bulletin:
         self._clock = clock
         self._disk = disk
         self._read_to = 0  # bytes, up to the end of a line
+        self._begun = clock()
+        self._name = f"{os.getpid()}.{next(_numbers)} since {self._begun}"
 
     def now(self) -> float:
         """The wall clock that notices are dated by."""
         return self._clock()
 
-    def post(self, *, pause_s: float) -> None:
+    def post(self, *, pause_s: float = 0.0, has_answered: bool | None = None) -> None:
         """Tell all workers."""
+        notice = Notice(self._clock(), pause_s, has_answered, self._name)
         try:
             self._disk.make_folder(self._path.parent)
             log = self._disk.open_log(self._path)
             try:
-                log.write((dumps(Notice(self._clock(), pause_s)) + "\n").encode())
+                log.write((dumps(notice) + "\n").encode())
             finally:
                 log.close()
         except OSError as error:
-            logger.warning("other workers cannot be told of a provider's pause: %s", error)
+            logger.warning("other workers cannot be told of a provider: %s", error)
 
     def news(self) -> list[Notice]:
-        """What was posted since the last look, one's own notices among it."""
+        """What others posted since the last look."""
         try:
             content = self._disk.read(self._path, self._read_to)
         except OSError:  # as a rule: nobody had anything to tell yet
             return []
         whole, newline, _ = content.rpartition(b"\n")
         self._read_to += len(whole) + len(newline)
-        return [notice for line in whole.split(b"\n") if (notice := _notice(line)) is not None]
+        notices = (_notice(line) for line in whole.split(b"\n"))
+        return [notice for notice in notices if notice is not None and notice.by != self._name]
+
+    def is_of_now(self, notice: Notice) -> bool:
+        """True for what was posted in this worker's time: who answered yesterday says nothing of today."""
+        return notice.at >= self._begun
 
 
 def _notice(line: bytes) -> Notice | None:

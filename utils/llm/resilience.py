@@ -26,6 +26,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from utils.errors import CallError, ErrorKind
 from utils.llm.base import LLM, Unusable, sponsor
+from utils.llm.breaker import Breaker
 from utils.llm.bulletin import Bulletin
 from utils.records import Completion, Request, Usage
 
@@ -104,6 +105,8 @@ class Gate:
         self._allowed = float(limit)
         self._sleep, self._clock = sleep, clock
         self._bulletin = bulletin
+        self._breaker = Breaker(clock)
+        self._probe = 0  # the ticket of the last call that was sent while the provider was down
         self._in_flight = 0
         self._backing_off = 0
         self._sent = 0  # calls let through so far; a call's ticket is its number
@@ -141,8 +144,15 @@ class Gate:
         finally:
             self._backing_off -= 1
 
+    @property
+    def is_down(self) -> bool:
+        """True while the provider answers nobody: a call that fails now says nothing of itself."""
+        return self._breaker.is_open
+
     def answered(self) -> None:
         """A call was answered: a little more is allowed."""
+        if self._breaker.answered() and self._bulletin:
+            self._bulletin.post(has_answered=True)
         self._allowed = min(float(self._limit), self._allowed + 1 / self._allowed)
 
     def failed(self, error: CallError, ticket: int) -> None:
@@ -157,6 +167,19 @@ class Gate:
                 self._pause(error.retry_after_s)
                 if self._bulletin:
                     self._bulletin.post(pause_s=error.retry_after_s)
+        elif error.kind.is_retryable:
+            if self._bulletin:
+                self._bulletin.post(has_answered=False)
+            self._unanswered(error, ticket)
+
+    def _unanswered(self, error: CallError, ticket: int) -> None:
+        """A call came back without an answer, through no word of the provider's."""
+        self._breaker.failed(is_probe=ticket == self._probe)
+        if self._breaker.is_lost:
+            silent = f"nothing was answered for {self._breaker.silent_s:.0f} s, to nobody"
+            self._refuse(CallError(ErrorKind.UNAVAILABLE, f"{error.message} ({silent})"))
+        elif self._breaker.is_open:
+            self._pause(self._breaker.pause_s)
 
     async def _enter(self, is_retry: bool, patience_s: float) -> int:
         queue = self._retries if is_retry else self._fresh
@@ -201,22 +224,30 @@ class Gate:
         if self._pause_s() > 0:
             self._set_alarm()
             return
-        while (queue := self._retries or self._fresh) and self._in_flight < int(self._allowed):
+        while (queue := self._retries or self._fresh) and self._in_flight < (1 if self.is_down else int(self._allowed)):
             waiter = queue.popleft()
             if not waiter.turn.done():
                 self._in_flight += 1
                 self._sent += 1
+                self._probe = self._sent if self.is_down else self._probe
                 waiter.turn.set_result(self._sent)
 
     def _pause_s(self) -> float:
         return max(0.0, self._paused_until - self._clock())
 
     def _hear(self) -> None:
-        """Keeps to the pauses that other processes were told of."""
+        """Keeps to the pauses that other processes were told of, and takes in whom the provider answers."""
         if self._bulletin is None:
             return
-        now = self._bulletin.now()
-        left_s = max((notice.left_s(now) for notice in self._bulletin.news()), default=0.0)
+        now, news, was_down = self._bulletin.now(), self._bulletin.news(), self.is_down
+        for notice in filter(self._bulletin.is_of_now, news):
+            if notice.has_answered:
+                self._breaker.answered()
+            elif notice.has_answered is False:
+                self._breaker.failed(is_probe=False)
+        left_s = max((notice.left_s(now) for notice in news), default=0.0)
+        if self.is_down and not was_down:
+            left_s = max(left_s, self._breaker.pause_s)
         if left_s > self._pause_s():
             self._pause(left_s)
 
@@ -381,9 +412,9 @@ class Resilient:
         return (
             not last.attempts  # the gate did not send it
             or throttled >= policy.throttled_attempts
-            or len(tries.failures) - throttled >= policy.attempts
+            or (len(tries.failures) - throttled >= policy.attempts and not self.gate.is_down)
             or malformed >= policy.malformed_attempts
-            or (not is_throttled(last) and tries.in_a_row() >= policy.same_failure_limit)
+            or (not is_throttled(last) and tries.in_a_row() >= policy.same_failure_limit and not self.gate.is_down)
             or state.upcoming_sleep >= self._left_s(tries)
             or (isinstance(last, Unusable) and not sponsor.get().bears_another())
         )

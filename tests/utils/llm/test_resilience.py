@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from utils.errors import CallError, ErrorKind
 from utils.llm.base import LLM
+from utils.llm.breaker import LONGEST_PAUSE_S, OPEN_AFTER, PATIENCE_S
 from utils.llm.bulletin import Bulletin
 from utils.llm.resilience import Gate, Resilient, RetryPolicy, Throttled
 from utils.records import Completion, Message, Request, Usage
@@ -147,7 +149,8 @@ def test_retries_are_bounded_in_time() -> None:
     assert 30 < run(main()) < 60
 
 
-def test_back_off_is_jittered_and_grows() -> None:
+def test_back_off_is_jittered_and_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.llm.breaker.OPEN_AFTER", 1000)  # a provider that is down waits by another law
     inner = Scripted([CallError(ErrorKind.TRANSIENT, f"m: error {i}") for i in range(400)])
     policy = RetryPolicy(attempts=400, total_s=1e9, base_s=1.0, cap_s=16.0)
     fail(inner, policy)
@@ -479,3 +482,94 @@ def test_under_any_schedule(limit: int, script: list[Act], calls: list[tuple[flo
 
     with TemporaryDirectory() as folder:
         run(main(Path(folder, "p.jsonl")))
+
+
+# --------------------------------------------------------------------------- a provider that answers nobody
+
+
+def outage(until_s: float) -> tuple[Scripted, Resilient]:
+    """A model that has an error for every call until then; a gate of eight places before it."""
+    inner = Scripted()
+
+    async def act() -> None:
+        if now() < until_s:
+            raise BUSY
+
+    inner.script = [act] * 10_000
+    return inner, resilient(inner, limit=8)
+
+
+async def all_of(model: Resilient, count: int) -> list[Completion | BaseException]:
+    return await asyncio.gather(*(model.complete(REQUEST) for _ in range(count)), return_exceptions=True)
+
+
+@pytest.mark.parametrize("calls", [20, 400])
+def test_a_provider_that_answers_nobody_is_given_up_after_two_minutes_however_much_is_asked(calls: int) -> None:
+    async def main() -> tuple[list[Any], float]:
+        return await all_of(model, calls), now()
+
+    inner, model = outage(math.inf)
+    said, took_s = run(main())
+    assert {getattr(each, "kind", None) for each in said} <= {ErrorKind.UNAVAILABLE, ErrorKind.TRANSIENT}
+    assert sum(getattr(each, "kind", None) is ErrorKind.UNAVAILABLE for each in said) >= calls - 1
+    assert "nothing was answered for" in str(said[-1])
+    assert PATIENCE_S <= took_s < PATIENCE_S + LONGEST_PAUSE_S + 1
+    assert len(inner.sent_at) < OPEN_AFTER + 8 + 10, "but for the first, only probes are sent"
+
+
+@pytest.mark.parametrize("until_s", [2.0, 30.0, 100.0])
+def test_an_outage_of_less_is_sat_out_and_no_call_fails(until_s: float) -> None:
+    inner, model = outage(until_s)
+    said = run(all_of(model, 100))
+    assert [getattr(each, "text", each) for each in said] == ["ok"] * 100
+    assert sum(sent < until_s for sent in inner.sent_at) < OPEN_AFTER + 8 + 10
+
+
+def test_who_alone_is_not_answered_is_no_sign_that_a_provider_is_down(tmp_path: Path) -> None:
+    """Two workers: the questions of one are never answered, those of the other always are."""
+
+    async def main() -> list[Any]:
+        gates = [Gate(4, clock=now, bulletin=Bulletin(tmp_path / "p.jsonl", clock=now)) for _ in range(2)]
+        unlucky, lucky = Scripted([BUSY] * 1000), Scripted([0.2] * 1000)
+        both = [resilient(inner, gate=gate) for inner, gate in zip((unlucky, lucky), gates, strict=True)]
+
+        async def go_on() -> None:
+            for _ in range(300):
+                await both[1].complete(REQUEST)
+
+        _, said = await asyncio.gather(go_on(), all_of(both[0], 8))
+        return said
+
+    assert {each.kind for each in run(main())} == {ErrorKind.TRANSIENT}
+
+
+def test_what_one_worker_meets_with_counts_for_all(tmp_path: Path) -> None:
+    async def main() -> tuple[int, bool]:
+        gates = [Gate(4, clock=now, bulletin=Bulletin(tmp_path / "p.jsonl", clock=now)) for _ in range(3)]
+        for number in range(OPEN_AFTER):
+            async with gates[number % 2].slot() as ticket:
+                gates[number % 2].failed(BUSY, ticket)
+        gates[2].status()
+        await asyncio.sleep(0)
+        with pytest.raises(CallError, match="asks to wait"):
+            async with gates[2].slot(patience_s=0.0):
+                pass
+        async with gates[2].slot() as ticket:
+            gates[2].answered()
+        async with gates[0].slot():
+            return ticket, gates[0].is_down
+
+    assert run(main()) == (1, False)
+
+
+def test_yesterdays_failures_are_not_counted(tmp_path: Path) -> None:
+    async def main() -> bool:
+        before = Bulletin(tmp_path / "p.jsonl", clock=now)
+        for _ in range(OPEN_AFTER):
+            before.post(has_answered=False)
+        await asyncio.sleep(86400)
+        gate = Gate(4, clock=now, bulletin=Bulletin(tmp_path / "p.jsonl", clock=now))
+        async with gate.slot():
+            return gate.is_down
+
+    assert run(main()) is False
