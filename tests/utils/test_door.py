@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.models import Scripted, Shuffled, constant, failing, fickle, listed
 from utils.door import Door, Stopwatch
-from utils.errors import BudgetExhausted, CallError, Drained, ErrorKind
+from utils.errors import BudgetExhausted, CallError, Drained, ErrorKind, Stop
 from utils.journal import Entry, Journal, read_lines
 from utils.ledger import Ledger
 from utils.llm.base import LLM, Unusable, token_ceiling
@@ -553,6 +553,27 @@ def test_a_stopwatch_runs_on_from_what_the_journal_says() -> None:
     watch.replayed(900.0)
     watch.start()
     assert watch.elapsed_s == 5.0
+
+
+@pytest.mark.parametrize("end", [Drained, BudgetExhausted])
+def test_no_try_is_sent_after_the_end_not_even_of_a_call_that_waits_for_its_next_one(end: type[Stop]) -> None:
+    """The call fails once; while it waits to be asked again, the run is drained, or the clock of the task runs out."""
+    over, clock = False, Clock()
+
+    async def wait(seconds: float) -> None:
+        nonlocal over
+        over = end is Drained
+        clock.now += 100.0 if end is BudgetExhausted else 0.0
+
+    model = Wasteful(99)
+    retrying = Resilient(model, Gate(8), RetryPolicy(), sleep=wait)
+    budget = Budget(5, seconds=50.0)
+    with opened(retrying, tape := Tape(), budget, clock=clock, draining=lambda: over) as door:
+        with pytest.raises(end):
+            door.ask(Role.TASK, ask("a"))
+        assert len(model.requests) == 1
+        assert (door.total.billed, door.stray) == (Spend(), LOST)
+    assert tape.entries == []
 
 
 # --------------------------------------------------------------------------- the money of the run

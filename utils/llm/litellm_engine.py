@@ -658,8 +658,7 @@ _COME_BACK = re.compile(
 _NOT_JSON = re.compile(
     r"Unable to get json response|Empty or invalid response from LLM endpoint"
     r"|Expecting (value|property name|'.' delimiter)|Unterminated string"
-    r"|Invalid control character|Invalid \\?\\escape|Extra data: line|Invalid response object"
-    r"|Error converting to valid response",
+    r"|Invalid control character|Invalid \\?\\escape|Extra data: line|Invalid response object",
 )
 _CONTEXT = re.compile(
     r"context[_ ]length|context window|maximum context|prompt is too long|too many tokens", re.IGNORECASE
@@ -738,14 +737,15 @@ def _kind(error: Exception, text: str, litellm: Any) -> ErrorKind:
         return ErrorKind.CONTENT_FILTER if _FILTER.search(text) else ErrorKind.AUTH
     if isinstance(error, litellm.AuthenticationError) or status == 401:
         return ErrorKind.AUTH
-    if status == 200 or _NOT_JSON.search(text):
-        return ErrorKind.MALFORMED
     if isinstance(error, litellm.BadRequestError | litellm.NotFoundError | litellm.UnprocessableEntityError):
-        return _of_bad_request(text)
+        # of Gemini's answers those that cannot be read come as a 422 of litellm's own
+        return ErrorKind.MALFORMED if "Error converting to valid response" in text else _of_bad_request(text)
     if not isinstance(error, litellm.APIError | litellm.APIConnectionError) and status is None:
         return ErrorKind.INTERNAL
     if _MISSING_PACKAGE.search(text):
         return ErrorKind.BAD_REQUEST
+    if status == 200 or _NOT_JSON.search(text):
+        return ErrorKind.MALFORMED
     if isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 425, 429):
         return _of_bad_request(text)
     return ErrorKind.TRANSIENT

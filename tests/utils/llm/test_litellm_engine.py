@@ -393,6 +393,20 @@ MODELS = ["openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5", "hosted_vllm/mine
 MODELS += ["openrouter/a/b", "ollama/mine"]
 
 
+@pytest.mark.parametrize("fault", ["malformed", "truncated", "null", "no_choices"])
+def test_geminis_unreadable_answers_are_no_bad_requests(server: OpenAIServer, fault: str) -> None:
+    server.settings.faults, server.settings.key = {fault: 1.0}, ""  # its key comes in a header of its own
+    error = fail(LiteLLMModel("gemini/gemini-2.5-flash", {"api_base": server.root, "api_key": KEY}))
+    assert (error.kind, type(error)) == (ErrorKind.MALFORMED, Unusable)
+
+
+def test_a_request_that_the_provider_cannot_read_is_a_bad_request() -> None:
+    litellm = engine._litellm()
+    said = "We could not parse the JSON body of your request: Expecting value: line 1 column 1"
+    error = litellm.BadRequestError(said, model="m", llm_provider="p")
+    assert engine._failure(error, "p/m", 1).kind is ErrorKind.BAD_REQUEST
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("fault", KINDS)
 def test_each_failure_has_its_kind_at_each_provider(server: OpenAIServer, fault: str, name: str) -> None:
