@@ -645,7 +645,7 @@ def _test(
     for test in tests:
         recorder.trial(test)
     calls.add(items)
-    calls.check()
+    calls.check(least=1)  # the last look, so few calls are judged as well
     for test in tests:
         refuse_unanswered(test)
         refuse_cut(test)

@@ -23,7 +23,7 @@ ROOT = Path(run_benchmark.__file__).parent
 QUICK = ["--data", "sample", "--test-mode"]
 SMALL = [*QUICK, "--demo-datasets", "gsm8k", "--optimizers", "no_op", "--models", "sim/standard"]
 
-SPEND = {"task_calls", "optimizer_calls", "judge_calls", "tokens_in", "tokens_out", "usd"}
+SPEND = {"task_calls", "optimizer_calls", "judge_calls", "tokens_in", "tokens_out", "usd", "tokens_estimated"}
 
 
 def run(folder: Path, *words: str, code: int = 0) -> str:
@@ -263,7 +263,7 @@ def test_longer_lists_extend_a_run_and_reuse_what_is_there(tmp_path: Path) -> No
 def test_a_failure_is_exit_code_1_and_a_retry_runs_the_failed_tasks_alone(tmp_path: Path) -> None:
     datasets, models = ["gsm8k", "ragbench_sentence_relevance"], ["sim/refuses", "sim/standard"]
     grid = [*QUICK, "--demo-datasets", *datasets, "--optimizers", "no_op", "--models", *models]
-    said = run(tmp_path, *grid, "--model-params", "content_filter=0.3", "--run-id", "a", code=1)
+    said = run(tmp_path, *grid, "--model-params", "content_filter=0.4", "--run-id", "a", code=1)
     tasks = json.loads((tmp_path / "a" / "checkpoint.json").read_text())["tasks"]
     failed = [task for task in tasks if task["error"]]
     assert 0 < len(failed) < len(tasks)

@@ -112,13 +112,16 @@ class Calls:
             if kinds.total() == self._asked[row] and kinds.keys() <= REFUSALS
         }
 
-    def check(self) -> None:
-        """Raise TaskError where the share of failed calls is above the limit for certain, not by bad luck."""
+    def check(self, least: int = JUDGED) -> None:
+        """Raise TaskError where the share of failed calls is above the limit for certain, not by bad luck.
+
+        Fewer calls than `least` are not judged: who looks after every batch would be misled by the first few.
+        """
         refused = self.refused
         again = sum(self._asked[row] - 1 for row in refused)
         size = self._asked.total() - again
         failed = sum(kinds.total() for kinds in self._failed.values()) - again
-        if size >= JUDGED and exceeds(failed, size, self._max_share):
+        if size >= least and exceeds(failed, size, self._max_share):
             kinds: Counter[ErrorKind] = sum(self._failed.values(), Counter())
             way = f"--max-failed-share is {self._max_share:g}"
             raise _too_many(kinds, self._messages, failed, size, way)

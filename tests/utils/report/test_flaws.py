@@ -82,10 +82,12 @@ def test_a_share_is_above_the_limit_where_bad_luck_is_too_rare(
     assert exceeds(failed, size, share) is is_above
 
 
-def test_fewer_than_twenty_calls_say_nothing() -> None:
+def test_fewer_than_twenty_calls_say_nothing_before_the_last_look() -> None:
     calls = Calls(0.1)
     calls.add(lost(f"{i}") for i in range(JUDGED - 1))
     calls.check()
+    with pytest.raises(TaskError, match="19 of 19 calls failed"):
+        calls.check(least=1)
     calls.add([lost("last")])
     with pytest.raises(TaskError, match=r"20 of 20 calls failed, most often: transient! \(--max-failed-share is 0.1\)"):
         calls.check()
