@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import platform
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
@@ -98,6 +98,21 @@ class Launch:
     splits: tuple[tuple[TaskSpec, Splits], ...]  # rows to be kept with the run
     estimate: Estimate
     notes: tuple[str, ...]
+    probed: Spend | None = None  # paid for the first calls, before anything was begun
+
+
+class Probed(Protocol):
+    """What the first call to each model of a run gave."""
+
+    @property
+    def paid(self) -> Spend:
+        """What it cost."""
+
+    def lines(self) -> Iterable[str]:
+        """For people."""
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """For scripts."""
 
 
 class Venue(Protocol):
@@ -121,6 +136,9 @@ class Venue(Protocol):
 
     def configured_models(self) -> tuple[str, ...]:
         """The rows of MODELS whose keys the workers have. Raises UsageError if there are none."""
+
+    def probe(self, launch: Launch) -> Probed | None:
+        """Make a first call to each model; None where none is to be asked. Raises UsageError for a silent one."""
 
     def warm_up(self, models: Sequence[str]) -> None:
         """Begin what takes time before the first task can start."""

@@ -178,6 +178,10 @@ def main(
         ),
     ] = None,
     dry_run: Annotated[bool, option(RUN, "--dry-run", None, "Show the plan and its estimate; spend nothing")] = False,
+    probe: Annotated[
+        bool, option(RUN, "--probe", None, "With --dry-run: make the first call to each model. Default: before a run")
+    ] = False,
+    no_probe: Annotated[bool, option(RUN, "--no-probe", None, "Begin without a first call to each model")] = False,
     yes: Annotated[bool, option(RUN, "--yes", None, "Ask no question")] = False,
     list_: Annotated[
         bool, option(OUTPUT, "--list", None, "Show datasets, optimizers, models and metrics; then end")
@@ -245,6 +249,7 @@ def main(
             retry=retry_failed_run_id,
             errors=named("--error-class", error_class),
             dry_run=dry_run,
+            probe=one_of_switches("--probe", probe, "--no-probe", no_probe),
             yes=yes,
             as_json=json_,
             accept_changed_code=accept_changed_code,

@@ -16,9 +16,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from benchmark_config import Settings
-from benchmark_task import Launch, Venue, Work, check, code_of, expand, load_work, need, unpriced_model, versions
+from benchmark_task import (
+    Launch,
+    Venue,
+    Work,
+    check,
+    check_model,
+    code_of,
+    expand,
+    load_work,
+    need,
+    unpriced_model,
+    versions,
+)
 from utils.archive import Kind, RunArchive, TaskState
-from utils.errors import ErrorKind, UsageError, unknown
+from utils.errors import ErrorKind, MissingKey, UsageError, unknown
 from utils.records import RunPlan, Splits, Status, TaskSpec
 from utils.report.estimate import Need, Places, estimate
 from utils.serialization import decode, dumps, encode
@@ -38,18 +50,22 @@ LIMITS = (
 )  # may change
 
 
-def plan_new(settings: Settings, venue: Venue, *, accept_changed_code: bool = False) -> Launch:
-    """The launch of a grid. A run of this id that exists is resumed, and extended by what is new."""
+def plan_new(settings: Settings, venue: Venue, *, accept_changed_code: bool = False, is_dry: bool = False) -> Launch:
+    """The launch of a grid. A run of this id that exists is resumed, and extended by what is new.
+
+    `is_dry`: no model will be asked, so that a missing key is a note.
+    """
     run_id = settings.run_id or new_run_id()
     refuse_bad_id(run_id, "--run-id")
     archive = venue.archive(run_id)
     settings = replace(settings, models=settings.models or venue.configured_models())
-    venue.check_models(settings.named_models, settings.model_params)
+    missing = _check_models(venue, settings.named_models, settings.model_params, is_dry=is_dry)
     tasks = expand(settings)
     venue.warm_up(settings.named_models)
     asked = RunPlan(run_id, _now(), tasks, encode(settings), versions())
     if not archive.exists():
-        return _launch(settings, archive, asked, asked, Kind.NEW, tasks, {})
+        launch = _launch(settings, archive, asked, asked, Kind.NEW, tasks, {})
+        return replace(launch, notes=(*launch.notes, *missing))
     plan = archive.load_plan()
     refuse_other_terms(plan, tasks)
     known = {task.task_id for task in plan.tasks}
@@ -114,6 +130,20 @@ def changed_code(plan: RunPlan, tasks: Sequence[TaskSpec], *, is_accepted: bool)
 
 def _code(tasks: Sequence[TaskSpec]) -> dict[str, str]:
     return {name: now for task in tasks for name, now in code_of(task).items()}
+
+
+def _check_models(venue: Venue, names: Sequence[str], params: Mapping[str, Any], *, is_dry: bool) -> list[str]:
+    """Raises UsageError for a model that could not be asked; where none will be, the missing keys are notes."""
+    if not is_dry:
+        venue.check_models(names, params)
+        return []
+    missing = []
+    for name in names:
+        try:
+            check_model(name, params)
+        except MissingKey as error:
+            missing.append(f"{error}, before it can run")
+    return missing
 
 
 def _failed(

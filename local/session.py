@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmark_config import Settings
-from benchmark_task import Launch, Venue, check_limits, parse_assignments
+from benchmark_task import Launch, Probed, Venue, check_limits, parse_assignments
 from local.launch import open_run, plan_again, plan_new, settings_again
 from utils.archive import Kind
 from utils.errors import UsageError, unknown
@@ -40,6 +41,7 @@ def conduct(
     retry: str | None,
     errors: Sequence[str],
     dry_run: bool,
+    probe: bool | None,
     yes: bool,
     as_json: bool,
     accept_changed_code: bool = False,
@@ -58,7 +60,7 @@ def conduct(
     again = resume if retry is None else retry
     if again is None:
         settings = checked(decode(Settings, asked), venue)
-        launch = plan_new(settings, venue, accept_changed_code=accept_changed_code)
+        launch = plan_new(settings, venue, accept_changed_code=accept_changed_code, is_dry=dry_run and not probe)
     else:
         option = "--resume-run-id" if retry is None else "--retry-failed-run-id"
         settings = checked(settings_again(asked, venue, again, option), venue)
@@ -72,14 +74,26 @@ def conduct(
     else:
         console.print(nothing_to_do(launch), markup=False, highlight=False)
     if dry_run:
+        probed = venue.probe(launch) if probe else None
+        show_preflight(console, probed)
         if as_json:
-            print(dumps({"run_id": launch.plan.run_id, "estimate": launch.estimate.as_dict()}, indent=1))
+            told = {} if probed is None else {"preflight": probed.as_dicts()}
+            print(dumps({"run_id": launch.plan.run_id, "estimate": launch.estimate.as_dict(), **told}, indent=1))
         return COMPLETED
     if launch.tasks and not yes and (unnamed := unnamed_axes(settings, launch)):
         question = f"All {' and all '.join(unnamed)} will run, {_tasks(len(launch.tasks))}. Go on?"
         if not confirm(question, is_terminal=sys.stdin.isatty(), ask=partial(console.input, markup=False)):
             raise UsageError("nothing was started; name what should run with --demo-datasets and --optimizers")
+    if probe is not False and launch.tasks and (probed := venue.probe(launch)):
+        show_preflight(console, probed)
+        launch = replace(launch, probed=probed.paid)
     return venue.dispatch(launch, settings, console, as_json=as_json)
+
+
+def show_preflight(console: Console, probed: Probed | None) -> None:
+    """What the first call to each model gave."""
+    for line in probed.lines() if probed else ():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def cancel(run_id: str, venue: Venue) -> int:

@@ -19,6 +19,7 @@ from benchmark_task import Launch, check_model
 from local import tracing
 from local.checkpoint import Checkpoint
 from local.live import Plain, Tally, View
+from local.preflight import Preflight, preflight
 from local.runner import Limits, Runner, Watcher, wait_for_strays, warm_up
 from utils.archive import LOCK, Folder, RunArchive, TaskState, local_archive
 from utils.bills import Bills
@@ -69,6 +70,9 @@ class LocalVenue:
             variables = ", ".join(dict.fromkeys(MODELS.values()))
             raise UsageError(f"no model named and no key found ({variables}); set one, or try --models sim/standard")
         return present
+
+    def probe(self, launch: Launch) -> Preflight | None:
+        return preflight(launch.tasks, launch.splits)
 
     def warm_up(self, models: Sequence[str]) -> None:
         warm_up(models)
@@ -140,6 +144,8 @@ def run(root: Path, launch: Launch, settings: Settings, watcher: Watcher) -> Run
             launch.archive.save_plan(launch.added)
         for spec, splits in launch.splits:
             launch.archive.save_splits(spec, splits)
+        if launch.probed:
+            launch.archive.save_probed(launch.probed)
         checkpoint = Checkpoint(launch.archive, overview_of(launch.archive))
         limits = Limits(
             settings.max_concurrent,
@@ -202,7 +208,8 @@ def paid_before(launch: Launch) -> dict[str, Spend]:
 def paid_usd(launch: Launch, states: Mapping[str, TaskState]) -> float:
     """What earlier dispatches paid, in USD. Calls of unknown price count as nothing."""
     attempts = [attempt for state in states.values() for attempt in state.attempts]
-    return sum(paid.usd or 0.0 for paid in Bills(launch.archive).of_each(attempts).values())
+    probed = launch.archive.load_probed().usd or 0.0
+    return probed + sum(paid.usd or 0.0 for paid in Bills(launch.archive).of_each(attempts).values())
 
 
 def where(checkpoint_dir: str) -> str:

@@ -123,6 +123,9 @@ class ModalVenue:
             raise UsageError(f"no model named and no key in the secret {LLM_SECRET!r}; {_create(LLM_SECRET, 'KEY')}")
         return present
 
+    def probe(self, launch: Launch) -> None:
+        """Nothing: the keys are where the workers are."""
+
     def warm_up(self, models: Sequence[str]) -> None:
         """Nothing: containers start when there is something to do."""
 

@@ -333,7 +333,6 @@ def test_what_a_finished_run_refuses(refused: Refused, tmp_path: Path) -> None:
         pytest.param(["--run-id", "nope"], ["unknown run 'nope'", "--list-runs"], id="unknown run"),
         pytest.param(["--run-id", "../nope"], ["--run-id '../nope'", "letters"], id="run id"),
         pytest.param(["--run-id"], ["--run-id has no value"], id="no value"),
-        pytest.param(["--list-runs", "--checkpoint-dir", "nowhere"], ["--checkpoint-dir 'nowhere'"], id="directory"),
     ],
 )
 def test_check_results_refuses_with_one_line(refused: Refused, argv: list[str], named: list[str]) -> None:

@@ -17,6 +17,7 @@ import typer
 import run_benchmark
 from benchmark_config import DEFAULTS, OPTIMIZERS, Settings
 from benchmark_task import Launch
+from tests.servers.openai_server import OpenAIServer
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(run_benchmark.__file__).parent
@@ -187,6 +188,27 @@ def test_a_dry_run_knows_the_price_of_a_real_model(
 
     assert run_benchmark.cli([*grid, "openai/my-own-model"]) == 0
     assert json.loads(capsys.readouterr().out)["estimate"]["usd"] is None
+
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert run_benchmark.cli([*grid, "openai/gpt-4o-mini"]) == 0, "a dry run needs no key"
+    said = capsys.readouterr()
+    assert json.loads(said.out)["estimate"] == estimate
+    assert "needs OPENAI_API_KEY in the environment, before it can run" in said.err
+
+
+def test_a_dry_run_with_a_probe_makes_the_first_calls_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("local.venue.warm_up", lambda models: None)
+    grid = [*QUICK, "--demo-datasets", "gsm8k", "--optimizers", "no_op", "--models", "openai/gpt-4o-mini"]
+    with OpenAIServer() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "k")
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        words = [*grid, "--dry-run", "--probe", "--json", "--checkpoint-dir", str(tmp_path)]
+        assert run_benchmark.cli(words) == 0
+        (seen,) = json.loads(capsys.readouterr().out)["preflight"]
+        assert (seen["model"], seen["answered"]) == ("openai/gpt-4o-mini", server.stats()["answered"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_of_an_axis_is_asked_about_first(

@@ -2,6 +2,7 @@
 
     plan.json, plan.<m>.json                     the plan and its extensions; the run is their union
     data/<dataset>-<hash>.json                   the rows that are used, so that a run needs no hub to go on
+    probed/<n>.json                              what the first calls before a dispatch cost
     submissions/<n>.json                         n-th dispatch: new, resume, retry or extend, and its task ids
     started/<task_id>@<n>.<k>                    an attempt began
     journal/<task_id>@<n>.<k>.jsonl              its model calls
@@ -31,7 +32,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from utils.disk import DISK, Claim, Disk, Log
 from utils.errors import Damaged, ErrorKind, UsageError
-from utils.records import Failure, RunPlan, Splits, Status, StopReason, TaskResult, TaskSpec
+from utils.records import Failure, RunPlan, Spend, Splits, Status, StopReason, TaskResult, TaskSpec
 from utils.serialization import content_hash, decode, dumps, encode, from_value, parse, to_file
 
 T = TypeVar("T")
@@ -284,6 +285,16 @@ class RunArchive:
             return self._load(Splits, _data_name(spec))
         except FileNotFoundError:
             return None
+
+    # ------------------------------------------------------------------ before the first dispatch
+
+    def save_probed(self, paid: Spend) -> None:
+        """Enter what the first calls of a dispatch cost."""
+        self.blobs.create(f"probed/{len(self.blobs.list('probed')) + 1}.json", to_file(paid))
+
+    def load_probed(self) -> Spend:
+        """The same, of all dispatches."""
+        return sum((self._load(Spend, f"probed/{name}") for name in self.blobs.list("probed")), Spend())
 
     # ------------------------------------------------------------------ dispatch
 

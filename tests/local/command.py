@@ -27,7 +27,7 @@ def environment(server: OpenAIServer | None = None, key: str = "none") -> dict[s
 
 def start(folder: Path, words: str, server: OpenAIServer | None = None, **more: Any) -> subprocess.Popen[str]:
     """The command, begun; output goes to `output.txt` in the folder unless said otherwise."""
-    command = [sys.executable, "run_benchmark.py", *words.split(), "--checkpoint-dir", str(folder)]
+    command = [sys.executable, "run_benchmark.py", *words.split(), "--no-probe", "--checkpoint-dir", str(folder)]
     with (folder / "output.txt").open("a") as log:
         streams = {"stdout": log, "stderr": log, **more}
         return subprocess.Popen(command, cwd=ROOT, env=environment(server), text=True, **streams)

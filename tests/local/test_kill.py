@@ -57,7 +57,9 @@ def answering() -> Any:
 def command(folder: Path) -> list[str]:
     lists = "--demo-datasets gsm8k ai2_arc --optimizers no_op random_paraphrase few_shot:max_trials=6"
     limits = f"--budget 100 --max-concurrent {WORKERS} --max-in-flight {IN_FLIGHT}"
-    words = f"{lists} --models {MODEL} --data sample {limits} --run-id killed --yes --checkpoint-dir {folder}"
+    words = (
+        f"{lists} --models {MODEL} --data sample {limits} --run-id killed --yes --no-probe --checkpoint-dir {folder}"
+    )
     return [sys.executable, "run_benchmark.py", *words.split()]
 
 

@@ -88,7 +88,7 @@ def command(words: str, env: Mapping[str, str]) -> Said:
 
 
 def benchmark(folder: Path, words: str, env: Mapping[str, str]) -> Said:
-    return command(f"run_benchmark.py {words} --checkpoint-dir {folder}", env)
+    return command(f"run_benchmark.py {words} --no-probe --checkpoint-dir {folder}", env)
 
 
 def push(folder: Path, env: Mapping[str, str]) -> Said:

@@ -242,7 +242,7 @@ def test_a_copy_of_an_unfinished_run_is_finished_here_and_no_answer_is_asked_for
     check(deployed, "--run-id", "lost", "--pull", str(tmp_path))
     before = shown(tmp_path, "lost")
     assert (before["status"], statuses(before)) == ("interrupted", statuses(deployed.look("lost")))
-    resumed = here("run_benchmark.py", "--resume-run-id", "lost", folder=tmp_path, server=server)
+    resumed = here("run_benchmark.py", "--resume-run-id", "lost", "--no-probe", folder=tmp_path, server=server)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     after = shown(tmp_path, "lost")
     assert statuses(after) == {"completed": 4}

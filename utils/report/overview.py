@@ -52,13 +52,18 @@ class Overview:
         self._outcomes.update({name: _billed(found) for name, found in self._read(fresh).items()})
         paid = self._paid([attempt for state in states.values() if not state.result for attempt in state.attempts])
         links = self._links()
+        probed = self._archive.load_probed().usd
         tasks = [self._row(task_id, states[task_id], paid, links.get(task_id, {})) for task_id in self._blank]
         return {
             "run_id": self._plan.run_id,
             "created": self._plan.created,
             "status": run_status(tasks, stopped=stopped),
             "simulated": any(task["simulated"] for task in tasks),
-            "paid": {"usd": paid_by(tasks, simulated=False), "usd_simulated": paid_by(tasks, simulated=True)},
+            "paid": {
+                "usd": _sum(paid_by(tasks, simulated=False), probed),
+                "usd_simulated": paid_by(tasks, simulated=True),
+                "usd_preflight": probed,
+            },
             "versions": dict(self._plan.versions),
             "tasks": tasks,
         }

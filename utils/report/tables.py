@@ -408,7 +408,8 @@ def _title(overview: Row) -> Text:
         begun = sum(task["status"] == "pending" and task["attempts"] > 0 for task in tasks)
         parts = ((begun, "unfinished"), (counts.count("pending") - begun, "not started"))
         words += "".join(f", {count} {word}" for count, word in parts if count)
-    words += f", {cost(tasks)}"
+    probed = overview.get("paid", {}).get("usd_preflight", 0.0)
+    words += f", {cost(tasks)}" + (f" and {money(probed)} for the preflight" if probed != 0 else "")
     return Text.assemble((f"run {printable(overview['run_id'])}", "bold"), ": ", status, words)
 
 

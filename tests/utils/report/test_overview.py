@@ -108,7 +108,7 @@ def test_what_a_task_has_paid_is_shown_whatever_came_of_it(tmp_path: Path) -> No
     assert [task["status"] for task in shown["tasks"]] == ["failed", "completed", "pending"]
     assert [task["paid"]["usd"] for task in shown["tasks"]] == [0.03125, 0.25, 0.125]
     assert [task["paid"]["task_calls"] for task in shown["tasks"]] == [1, 50, 2]
-    assert shown["paid"] == {"usd": 0.40625, "usd_simulated": 0.0}
+    assert shown["paid"] == {"usd": 0.40625, "usd_simulated": 0.0, "usd_preflight": 0.0}
     for table in (results(shown), tasks_table(shown), runs_table([shown])):
         said = io.StringIO()
         Console(file=said, width=120).print(table)
