@@ -36,7 +36,7 @@ from utils.fingerprint import source_of, sources_of
 from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.llm.base import LLM
-from utils.llm.connect import connect, gate_name, takes_temperature
+from utils.llm.connect import connect, context_tokens, gate_name, takes_temperature
 from utils.llm.resilience import Gate, RetryPolicy
 from utils.metrics.base import JudgedMetric, Metric
 from utils.metrics.custom import FunctionMetric
@@ -580,7 +580,14 @@ def run_task(
     )
     recorder.open(problem.objective, problem.seed)
     editor_params = spec.model_params if spec.optimizer_model in ("", spec.model) else {}
-    editor = Editor(door, problem, seed=spec.seed, params={**editor_params, "temperature": 1.0}, take=take)
+    editor = Editor(
+        door,
+        problem,
+        seed=spec.seed,
+        params={**editor_params, "temperature": 1.0},
+        take=take,
+        window=lambda: context_tokens(spec.optimizer_model or spec.model, editor_params),
+    )
     tell = report or (lambda phase, problem: None)
     tell("optimizing", problem)
     try:
@@ -621,6 +628,7 @@ def run_task(
         tables={**optimizer.tables(*standings), **problem.tables},
         warnings=(
             *editor.warnings,
+            *problem.warnings,
             *warnings_of(_by_name((initial, final), tests)),
             *problem.calls.warnings,
             *_left_out(tests, shared),
@@ -655,7 +663,8 @@ def _test(
     """Each distinct prompt on all test rows, as one batch."""
     distinct = list({prompt.id: prompt for prompt in prompts}.values())
     rows = work.splits.test
-    items = ask_scores(door, [(prompt, row) for prompt in distinct for row in rows], work.metrics, params)
+    asked = ask_scores(door, [(prompt, row) for prompt in distinct for row in rows], work.metrics, params)
+    items = [replace(item, thinking="") for item in asked]  # nobody criticises a test answer
     size = len(rows)
     tests = [
         Evaluation(prompt, Split.TEST, tuple(items[i * size : (i + 1) * size])) for i, prompt in enumerate(distinct)

@@ -30,6 +30,7 @@ from typing import Any, ClassVar, Literal
 from optimizers.base import Extent, Optimizer, forecast, sample_size
 from optimizers.editor import Editor, show_all, show_example, show_failure, show_prompt, tag
 from optimizers.problem import Problem
+from utils.metrics.cross_entropy import SAMPLES
 from utils.prompt import Prompt
 from utils.records import Budget, Evaluation, Example, Forecast, ItemScore, StopReason
 from utils.report.statistics import interval
@@ -58,6 +59,8 @@ class AutomatedGenerator(Optimizer):
     def optimize(self, problem: Problem, editor: Editor, rng: Random) -> StopReason:
         sample = problem.validation[: self._sample(len(problem.validation), problem.calls_left)]
         best = problem.score(problem.seed, sample)
+        if all(item.ce_source == SAMPLES for item in best.items if item.score is not None):
+            problem.warn("the task model gives no log-probabilities: cross entropies are of right and wrong answers")
         pool = Pool()
         problem.report("training_curve", pool.curve)
         problem.report("records", pool.table)

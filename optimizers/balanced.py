@@ -250,10 +250,12 @@ def _answered(batch: Evaluation) -> tuple[ItemScore, ...]:
 
 
 def _show(focus: Focus, example: Example, item: ItemScore) -> str:
+    """A case for a critique: the answer, with the thinking before it where it is shown."""
+    thinking = f"{tag('thinking', item.thinking)}\n" if item.thinking else ""
     if focus == "accuracy":
-        return show_failure(example, item)
+        return f"{show_failure(example, item).removesuffix('</failure>')}{thinking}</failure>"
     shown = show_example(example).removesuffix("</example>")
-    return f"{shown}{tag('answer', item.answer or '')}\n{tag('tokens', str(item.tokens_out))}\n</example>"
+    return f"{shown}{thinking}{tag('answer', item.answer or '')}\n{tag('tokens', str(item.tokens_out))}\n</example>"
 
 
 CRITIQUE = {

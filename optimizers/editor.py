@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from optimizers.problem import Problem
@@ -41,12 +42,20 @@ class Editor:
     """The optimizer model of one task. Its calls carry a sample index, so no cache makes two of them one.
 
     `take` is how often the task has failed before because no edit could be got: each take asks for other samples, as
-    the journal would answer with the same junk.
+    the journal would answer with the same junk. `window` says how many tokens a question may have; 0: nobody knows.
     """
 
     def __init__(
-        self, door: Door, problem: Problem, *, seed: int, params: Mapping[str, Any] | None = None, take: int = 0
+        self,
+        door: Door,
+        problem: Problem,
+        *,
+        seed: int,
+        params: Mapping[str, Any] | None = None,
+        take: int = 0,
+        window: Callable[[], int] = lambda: 0,
     ) -> None:
+        self._window = window
         self._door = door
         self._problem = problem
         self._params = {"temperature": 1.0, "max_tokens": 4096, **(params or {})}
@@ -106,6 +115,11 @@ class Editor:
             else:
                 replies.append(self._read(operator, ask, request, answer.text))
         return replies
+
+    @cached_property
+    def context_tokens(self) -> int:
+        """The tokens that a question may have; 0 where nobody knows."""
+        return self._window()
 
     @property
     def edits(self) -> tuple[int, int]:

@@ -47,6 +47,7 @@ SYNTHESIS_EVERY, SYNTHESES = 3, 2  # rounds; prompts
 PATTERNS_SHOWN, LEAST_ENTRIES = 3, 3
 EXAMPLES_SHARE, HISTORY_SHARE = 0.25, 0.5  # of the window
 MOST_EXAMPLE_TOKENS = 10_000
+UNKNOWN_WINDOW, LEAST_WINDOW = 32_000, 1000  # tokens: where nobody knows better; that a parameter may give
 LONGEST_VALUE, SHORTEST_VALUE, VALUE_STEP = 2000, 200, 200  # characters that a shown value is cut to
 MAX_EMPTY_ROUNDS = 3
 
@@ -64,7 +65,7 @@ class MetaPrompt(Optimizer):
     injection_rate: float = 0.6  # share of the rounds that are shown patterns
     synthesis: bool = True  # every third round joins the best prompts
     edit: Literal["system", "all"] = "system"  # the texts that may be changed
-    max_context_tokens: int = 32_000  # the window that a request is fitted to
+    max_context_tokens: int = 0  # the window that a request is fitted to; 0: the optimizer model's own
     target: float = 0.95  # score on the sample that is good enough
     n_samples: int = 0  # validation rows of a whole trial; 0: as many as the budget bears
     first_rows: int = 8  # of the sample, for a first look at a candidate; 0: none
@@ -76,10 +77,11 @@ class MetaPrompt(Optimizer):
             num_task_examples=0,
             hall_size=LEAST_ENTRIES,
             extract_every=0,
-            max_context_tokens=1000,
             n_samples=0,
             first_rows=0,
         )
+        if 0 != self.max_context_tokens < LEAST_WINDOW:
+            raise UsageError(f"max_context_tokens is {self.max_context_tokens}; give {LEAST_WINDOW} or more, or 0")
         if not 0 <= self.injection_rate <= 1:
             raise UsageError(f"injection_rate is {self.injection_rate}; give a share from 0 to 1")
         if self.edit not in ("system", "all"):
@@ -88,6 +90,7 @@ class MetaPrompt(Optimizer):
     def optimize(self, problem: Problem, editor: Editor, rng: Random) -> StopReason:
         sample = problem.validation[: self._sample(len(problem.validation), problem.calls_left)]
         best = problem.score(problem.seed, sample)
+        window = self.max_context_tokens or editor.context_tokens or UNKNOWN_WINDOW
         hall = Hall(self.hall_size)
         hall.enter(best.prompt, best.mean)
         history: list[list[Look]] = []
@@ -96,7 +99,7 @@ class MetaPrompt(Optimizer):
             if best.mean >= self.target:
                 return StopReason.TARGET_REACHED
             wanted = min(self.prompts_per_round, self.max_trials - trials)
-            asks = self._asks(problem, best.prompt, hall, history, wanted, rng)
+            asks = self._asks(problem, best.prompt, hall, history, wanted, window, rng)
             fresh = proposals(problem, editor, best.prompt, asks)[:wanted]
             looks = screen(problem, "propose", fresh, best.prompt, sample, self.first_rows, rng)
             trials += len(looks)
@@ -139,7 +142,14 @@ class MetaPrompt(Optimizer):
         return min(self.n_samples, validation) if self.n_samples else sample_size(validation, calls)
 
     def _asks(
-        self, problem: Problem, best: Prompt, hall: Hall, history: Sequence[Sequence[Look]], wanted: int, rng: Random
+        self,
+        problem: Problem,
+        best: Prompt,
+        hall: Hall,
+        history: Sequence[Sequence[Look]],
+        wanted: int,
+        window: int,
+        rng: Random,
     ) -> list[Ask]:
         """What a round asks: for new prompts, and every third round for syntheses as well."""
         joined = 0
@@ -148,10 +158,11 @@ class MetaPrompt(Optimizer):
         injected = hall.winning() if rng.random() < self.injection_rate else []
         asks = []
         if joined:
-            shown = fit((show_prompt(prompt, score) for prompt, score in hall.entries[:TOP]), self._room(HISTORY_SHARE))
+            entries = (show_prompt(prompt, score) for prompt, score in hall.entries[:TOP])
+            shown = fit(entries, int(window * HISTORY_SHARE))
             asks.append(Ask(SYNTHESIZE.format(count=joined), show_all(shown), self._schema(best)))
         if wanted > joined:
-            data = self._context(problem, hall, history, injected, rng)
+            data = self._context(problem, hall, history, injected, window, rng)
             asks.append(Ask(PROPOSE.format(count=wanted - joined), data, self._schema(best)))
         return asks
 
@@ -161,6 +172,7 @@ class MetaPrompt(Optimizer):
         hall: Hall,
         history: Sequence[Sequence[Look]],
         injected: Sequence[Pattern],
+        window: int,
         rng: Random,
     ) -> str:
         """The best prompt first, then other prompts with their scores, patterns and examples."""
@@ -168,19 +180,16 @@ class MetaPrompt(Optimizer):
         for looks in reversed(history[-LAST_ROUNDS:]):
             for look in looks[:TOP_OF_ROUND]:
                 prompts.setdefault(look.prompt.id, (look.prompt, look.estimate))
-        sections = fit((show_prompt(*entry) for entry in prompts.values()), self._room(HISTORY_SHARE))
+        sections = fit((show_prompt(*entry) for entry in prompts.values()), int(window * HISTORY_SHARE))
         if injected:
             sections.append("\n".join([INJECTED, *(tag("pattern", pattern.words) for pattern in injected)]))
             for pattern in injected:
                 pattern.used += 1
         if self.enable_context and self.num_task_examples:
             examples = problem.draw(self.num_task_examples, rng)
-            room = min(MOST_EXAMPLE_TOKENS, self._room(EXAMPLES_SHARE))
+            room = min(MOST_EXAMPLE_TOKENS, int(window * EXAMPLES_SHARE))
             sections += [EXAMPLES.format(metric=problem.objective), *fit_examples(examples, room)]
         return show_all(sections)
-
-    def _room(self, share: float) -> int:
-        return int(self.max_context_tokens * share)
 
     def _schema(self, prompt: Prompt) -> dict[str, Any]:
         form = prompt_schema(prompt if self.edit == "all" else Prompt(system=prompt.system))

@@ -26,6 +26,7 @@ from utils.tracing.records import Recorder
 logger = logging.getLogger("optimizer")
 
 SPAN = 12  # words: a prompt with so long a run of words from a held-out row has copied it
+LONGEST_THINKING = 4000  # characters of a thinking text that are kept for critiques
 PULL = 5  # rows: so strongly is a mean over few rows pulled towards the seed's
 WORD = re.compile(r"\w+")
 
@@ -73,6 +74,7 @@ class Problem:
         self._recorder = recorder or Recorder()
         self.reported: dict[str, object] = {}
         self.tables: dict[str, Table] = {}
+        self.warnings: list[str] = []
         self._train_by_id = {example.id: example for example in self.train}
         self._train_spans = spans_of(self.train)
         self._held_out = spans - spans_in(_texts(seed))
@@ -227,6 +229,11 @@ class Problem:
         """Keep something of the optimizer's own with the result: a curve, a front, a table. Plain data or records."""
         self.reported[name] = value
 
+    def warn(self, sentence: str) -> None:
+        """Have a sentence shown beside the result, once: something that whoever reads the figures must know."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
     def show(self, name: str, table: Table) -> None:
         """The same for a table that is small enough to be part of every look at the run."""
         self.tables[name] = table
@@ -374,7 +381,15 @@ def _item(
     pairs = zip(names[1:], graded[1:], strict=True)
     also = {name: score.value for name, score in pairs if isinstance(score, Score)}
     assert isinstance(answer, Completion), "what was graded was answered"
-    item = ItemScore(example.id, text, objective, tokens_out=tokens, also=also, flaw=flaw_of(answer, objective))
+    item = ItemScore(
+        example.id,
+        text,
+        objective,
+        tokens_out=tokens,
+        also=also,
+        flaw=flaw_of(answer, objective),
+        thinking=answer.thinking[:LONGEST_THINKING],
+    )
     if not with_entropy:
         return item
     nats, source = cross_entropy(example, answer, objective)

@@ -322,3 +322,14 @@ def test_an_optimizers_parameters_are_checked_against_the_task() -> None:
     spec = TaskSpec("gsm8k", "three_llm", "sim/standard", 1, {"early_stopping_metric": "bleu"}, data="sample")
     with pytest.raises(UsageError, match="early_stopping_metric of three_llm"):
         check(spec, load_work(spec))
+
+
+def test_the_generator_falls_back_to_right_and_wrong_where_a_server_refuses_log_probabilities(
+    tmp_path: Path, server: OpenAIServer
+) -> None:
+    spec = replace(of_own_rows(tmp_path, "automated_generator"), budget=Budget(40))
+    server.settings.faults = {"no_logprobs": 1.0}
+    result = tried(run_of(tmp_path, spec), spec, 1)
+    assert result.error is None or result.error.kind is not ErrorKind.BAD_REQUEST
+    said = "the task model gives no log-probabilities: cross entropies are of right and wrong answers"
+    assert result.warnings.count(said) == 1

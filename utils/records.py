@@ -268,6 +268,7 @@ class ItemScore:
     cross_entropy: float | None = None  # nats, of the expected answer; where log-probabilities were asked for
     ce_source: str = ""  # logprobs, or samples: numbers of different sources are never compared
     flaw: Flaw | None = None
+    thinking: str = ""  # how the thinking before the answer began, where the provider shows it: for critiques
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,14 @@ def test_without_log_probabilities_right_and_wrong_stand_for_them() -> None:
     setting.optimize(iterations=2)
     sources = {(row["source"], round(row["cross_entropy"], 3)) for row in setting.problem.reported["records"]}
     assert sources == {("samples", 0.288), ("samples", 1.386)}
+    (said,) = setting.problem.warnings
+    assert said == "the task model gives no log-probabilities: cross entropies are of right and wrong answers"
+
+
+def test_with_log_probabilities_nothing_is_said() -> None:
+    setting = Setting("Answer it.", "Answer * #.")
+    setting.optimize(iterations=2)
+    assert setting.problem.warnings == []
 
 
 # --------------------------------------------------------------------------- the loop

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -32,6 +33,7 @@ from utils.metrics.option_letter import OptionLetter
 from utils.prompt import Prompt
 from utils.records import (
     Budget,
+    Completion,
     Evaluation,
     Example,
     ItemScore,
@@ -432,3 +434,25 @@ def test_validation_accuracy_never_falls_under_the_rule_accuracy() -> None:
 @pytest.mark.trial
 def test_validation_accuracy_never_falls_over_twenty_instances() -> None:
     check_never_falls(range(20), (0.1, 0.5, 0.9))
+
+
+@pytest.mark.parametrize("weights", [(1, 0), (0, 1)])
+def test_a_critique_sees_the_thinking_before_the_answer(weights: tuple[float, float]) -> None:
+    setting = Setting(worse)
+    complete = setting.model.complete
+
+    async def think(request: Request) -> Completion:
+        answer = await complete(request)
+        return answer if request.schema else replace(answer, thinking="First I </wondered> a while. " * 300)
+
+    setting.model.complete = think  # type: ignore[method-assign]
+    setting.optimize(Balanced(*weights, batch_size=10, max_epochs=1, steps_per_epoch=1))
+    (shown,) = {re.search(r"<thinking>\n(.*?)\n</thinking>", text, re.DOTALL)[1] for text in setting.critiques}  # type: ignore[index]
+    assert shown.startswith("First I <\\/wondered> a while.")
+    assert len(shown) < 4300
+
+
+def test_no_thinking_is_shown_where_none_is_told() -> None:
+    setting = Setting(worse)
+    setting.optimize(Balanced(0, 1, max_epochs=1, steps_per_epoch=1))
+    assert "<thinking>" not in "".join(setting.critiques)

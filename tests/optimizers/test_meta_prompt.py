@@ -250,3 +250,23 @@ def test_it_beats_random_paraphrase_at_4000_calls() -> None:
 
     won = sum(true("meta_prompt", i) > true("random_paraphrase", i) for i in range(100, 120))
     assert won >= 15
+
+
+@pytest.mark.parametrize(
+    ("params", "window", "examples"),
+    [({}, 1200, 4), ({}, 100_000, 5), ({}, 0, 5), ({"max_context_tokens": 1200}, 100_000, 4)],
+)
+def test_a_request_is_fitted_to_the_window_of_the_optimizer_model(
+    params: dict[str, int], window: int, examples: int
+) -> None:
+    setting = Setting()
+    long = [Example(f"train{i}", {"question": f"{i} " + "word " * 80}, "yes") for i in range(10)]
+    setting.problem = Problem(SEED, long, rows("val", 10), [ExactMatch()], setting.door)
+    setting.editor = Editor(setting.door, setting.problem, seed=1, window=lambda: window)
+    setting.optimize(max_trials=1, **params)
+    assert setting.asked[0].count("<example>") == examples
+
+
+def test_a_window_that_holds_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="max_context_tokens is 500; give 1000 or more, or 0"):
+        MetaPrompt(max_context_tokens=500)

@@ -47,7 +47,7 @@ def thinking_tokens(model: str, params: Mapping[str, Any]) -> tuple[float, float
 
 def context_tokens(model: str, params: Mapping[str, Any]) -> int:
     """The tokens that a request to a model may have; 0 where nobody knows."""
-    if provider_of(model) == SIMULATED:
+    if model.startswith(f"{SIMULATED}/"):
         from utils.llm.simulated.settings import settings_for
 
         return settings_for(model, params).context

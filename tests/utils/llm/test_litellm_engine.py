@@ -26,7 +26,7 @@ from utils.journal import Journal
 from utils.ledger import Ledger
 from utils.llm import litellm_engine as engine
 from utils.llm.base import DEFAULT_MAX_TOKENS, EFFORTS, LLM, MUCH_EFFORT, THINKING_ROOM, Unusable, token_ceiling
-from utils.llm.connect import connect, probe, provider_of, thinking_tokens
+from utils.llm.connect import connect, context_tokens, probe, provider_of, thinking_tokens
 from utils.llm.litellm_engine import EmbeddingModel, LiteLLMModel
 from utils.llm.resilience import Gate, Resilient, RetryPolicy, Throttled
 from utils.records import Accounts, Budget, Completion, Message, Request, Role, Spend, Usage
@@ -932,3 +932,25 @@ def test_what_the_user_asked_for_is_not_left_out(server: OpenAIServer) -> None:
     error = fail(LiteLLMModel("openai/gpt-4o-mini", {"logprobs": True}))
     assert error.kind is ErrorKind.BAD_REQUEST
     assert len(server.requests) == 1
+
+
+# --------------------------------------------------------------------------- what a model is
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "window"),
+    [
+        ("openai/gpt-4o-mini", "chat", 128_000),
+        ("openai/text-embedding-3-small", "embedding", 8191),
+        ("openai/no-such-model", "", 0),
+        ("ollama/llama3", "", 0),
+    ],
+)
+def test_the_table_says_what_a_model_is_for_and_how_much_it_reads(model: str, mode: str, window: int) -> None:
+    assert (engine.mode(model), engine.context_tokens(model)) == (mode, window)
+    assert context_tokens(model, {}) == window
+
+
+def test_a_simulated_model_reads_as_much_as_its_settings_say() -> None:
+    assert context_tokens("sim/standard", {}) == 200_000
+    assert context_tokens("sim/standard", {"context": 5000}) == 5000
