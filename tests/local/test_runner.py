@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.local.command import MODEL, archive_of, entries, run, start, statuses, without_times
+from tests.local.test_kill import answering
 from tests.servers.openai_server import OpenAIServer
 from tests.waiting import PATIENCE_S, until
 from utils.errors import ErrorKind
@@ -165,10 +166,9 @@ def test_a_retry_asks_again_only_what_failed(tmp_path: Path) -> None:
 def test_the_grid_completes_over_http_in_spite_of_faults(tmp_path: Path) -> None:
     """5 % of 429 with Retry-After, 2 % of 500, 1 % malformed bodies, a few hangs: as a bad day at a provider."""
     faults = {"rate_limit": 0.05, "server_error": 0.02, "malformed": 0.01, "hang": 0.01}
-    answers = "pick:A,B,C,D,yes,no,relevant,irrelevant,#### 7,Paris"
-    with OpenAIServer(answer=answers, faults=faults, retry_after_s=0.4, hang_s=PATIENCE_S, seed=5) as server:
+    with OpenAIServer(answer=answering(), faults=faults, retry_after_s=0.4, hang_s=PATIENCE_S, seed=5) as server:
         names = "gsm8k ai2_arc"
-        words = f"--data sample --demo-datasets {names} --optimizers no_op random_paraphrase few_shot --models {MODEL}"
+        words = f"--data sample --demo-datasets {names} --optimizers no_op few_shot hill_climb --models {MODEL}"
         limits = "--budget 60 --max-concurrent 2 --call-timeout 6 --run-id r --yes"
         assert run(tmp_path, f"{words} {limits}", server) == 0, (tmp_path / "output.txt").read_text()
         stats = server.stats()
