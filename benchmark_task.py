@@ -154,6 +154,12 @@ class Venue(Protocol):
     def cancel(self, open_run: Callable[[], RunArchive], console: Console) -> int:
         """Take back every task of a run that is not final; the exit code."""
 
+    def delete(self, archive: RunArchive, make_sure: Callable[[str], None]) -> None:
+        """Remove a run with all its files. Raises UsageError while it is worked on.
+
+        `make_sure` is given the place, in words, before anything is removed; it raises where that is not wanted.
+        """
+
 
 # --------------------------------------------------------------------------- the plan
 

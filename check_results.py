@@ -112,11 +112,22 @@ def pull_run(run_id: str | None, folder: str) -> int:
 def push(run_id: str | None, checkpoint_dir: str, items: str, *, is_modal: bool) -> int:
     if not run_id:
         raise UsageError("--push-traces sends one run; name it with --run-id ID")
-    if is_modal:
-        raise UsageError("--push-traces sends a run of this machine; copy it here first with --modal --pull DIR")
     from local.inspection import push_run
+    from local.launch import open_run
 
-    return push_run(checkpoint_dir, run_id, items)
+    if not is_modal:
+        from local.venue import LocalVenue
+
+        here = LocalVenue(checkpoint_dir)
+        return push_run(open_run(here, run_id, "--run-id"), items, here.flags)
+    modal_runs()  # says so where the package modal is missing
+    from modal_utils.coordinator import ModalVenue
+    from utils.archive import RunArchive
+
+    there = ModalVenue()
+    archive = open_run(there, run_id, "--run-id")
+    # who is at work is asked of the calls: that a task has begun says nothing of whether it still runs
+    return push_run(RunArchive(archive.blobs, run_id), items, there.flags, lambda: there.at_work(archive))
 
 
 def cli(argv: list[str]) -> int:
@@ -150,8 +161,10 @@ if "modal" in sys.modules:  # `modal run check_results.py` imports this file, an
         detailed: bool = False,
         json: bool = False,
         pull: str = "",
+        push_traces: bool = False,
     ) -> None:
-        words = [f"--{name}" for name, on in (("watch", watch), ("detailed", detailed), ("json", json)) if on]
+        flags = {"watch": watch, "detailed": detailed, "json": json, "push-traces": push_traces}
+        words = [f"--{name}" for name, on in flags.items() if on]
         words += ["--list-runs"] * list_runs + ["--run-id", run_id] * bool(run_id) + ["--pull", pull] * bool(pull)
         sys.exit(cli(["--modal", *words]))
 

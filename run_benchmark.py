@@ -156,6 +156,9 @@ def main(
     cancel_run_id: Annotated[
         str | None, option(RUN, "--cancel-run-id", "ID", "With --modal: take back what a run has not finished")
     ] = None,
+    delete_run_id: Annotated[
+        str | None, option(RUN, "--delete-run-id", "ID", "Remove a run with all its files; asks first")
+    ] = None,
     checkpoint_dir: Annotated[
         str | None, option(RUN, "--checkpoint-dir", "DIR", "Results directory. Default: ./benchmark_results")
     ] = None,
@@ -233,13 +236,20 @@ def main(
         "trace_items": trace_items,
         "log_level": log_level,
     }
-    from local.session import cancel, conduct
+    from local.session import cancel, conduct, delete
 
     venue_at = modal_venue if modal else local_venue
+    alone = {"--cancel-run-id": cancel_run_id, "--delete-run-id": delete_run_id}
+    verbs = {"--resume-run-id": resume_run_id, "--retry-failed-run-id": retry_failed_run_id, **alone}
+    named_verbs = [name for name, value in verbs.items() if value is not None]
+    for name in alone:
+        if name in named_verbs and len(named_verbs) > 1:
+            others = " and ".join(other for other in named_verbs if other != name)
+            raise UsageError(f"{name} stands alone; leave {others} out")
     if cancel_run_id is not None:
-        if resume_run_id is not None or retry_failed_run_id is not None:
-            raise UsageError("--cancel-run-id stands alone; leave --resume-run-id and --retry-failed-run-id out")
         raise typer.Exit(cancel(cancel_run_id, venue_at(checkpoint_dir or DEFAULT_DIR)))
+    if delete_run_id is not None:
+        raise typer.Exit(delete(delete_run_id, venue_at(checkpoint_dir or DEFAULT_DIR), yes=yes))
     raise typer.Exit(
         conduct(
             given,

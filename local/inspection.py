@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from local.launch import open_run
 from local.venue import LocalVenue, overview_of
-from utils.archive import LOCK, Folder
+from utils.archive import LOCK, Folder, RunArchive
 from utils.errors import Unreachable, UsageError
 from utils.report.tables import results, runs_table, tasks_table
 from utils.serialization import dumps
@@ -125,11 +125,12 @@ def _look_patiently(
             sleep(look.every_s)
 
 
-def push_run(checkpoint_dir: str, run_id: str, items: str) -> int:
-    """Send what Opik has not taken of a run; the exit code: 0 when everything is there."""
+def push_run(archive: RunArchive, items: str, flags: str, busy: Callable[[], Collection[str]] = tuple) -> int:
+    """Send what Opik has not taken of a run; the exit code: 0 when everything is there.
+
+    `flags` lead a command to the run, `busy` names the tasks that others work on, and whose traces they send.
+    """
     console = _console()
-    venue = LocalVenue(checkpoint_dir)
-    archive = open_run(venue, run_id, "--run-id")
     chosen = parse_items(items)
     decision = decide(True, os.environ)
     assert decision.target is not None, "demanded, so it is there or an error"
@@ -141,9 +142,10 @@ def push_run(checkpoint_dir: str, run_id: str, items: str) -> int:
             archive.load_plan(),
             decision.target,
             items=chosen,
+            busy=busy(),
             tell=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    console.print(left.line(run_id, venue.flags), markup=False, highlight=False, soft_wrap=True)
+    console.print(left.line(archive.run_id, flags), markup=False, highlight=False, soft_wrap=True)
     return NOT_COMPLETED if left.left else COMPLETED
 
 

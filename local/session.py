@@ -101,6 +101,21 @@ def cancel(run_id: str, venue: Venue) -> int:
     return venue.cancel(lambda: open_run(venue, run_id, "--cancel-run-id"), Console())
 
 
+def delete(run_id: str, venue: Venue, *, yes: bool) -> int:
+    """Remove a run with all its files, if that is really wanted; the exit code."""
+    console = Console()
+
+    def make_sure(where: str) -> None:
+        question = f"Delete run {run_id!r} in {where}, with every answer that was paid for?"
+        if yes or confirm(question, is_terminal=sys.stdin.isatty(), ask=partial(console.input, markup=False)):
+            return
+        raise UsageError(f"nothing was deleted; run {run_id!r} is as it was")
+
+    venue.delete(open_run(venue, run_id, "--delete-run-id"), make_sure)
+    console.print(f"run {run_id}: deleted", markup=False, highlight=False)
+    return COMPLETED
+
+
 def nothing_to_do(launch: Launch) -> str:
     """Why no task is dispatched: all are final, or the others are being done."""
     going_on = sum(not state.status.is_final for state in launch.states.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -122,6 +123,22 @@ class LocalVenue:
 
     def cancel(self, open_run: Callable[[], RunArchive], console: Console) -> int:
         raise UsageError("--cancel-run-id is for runs on Modal; a run on this machine is stopped with Ctrl-C")
+
+    def delete(self, archive: RunArchive, make_sure: Callable[[str], None]) -> None:
+        folder = self.root / archive.run_id
+        if folder.is_symlink():
+            raise UsageError(f"{folder} is a link; delete the run where it really is")
+        with locked(self.root, archive.run_id):
+            if any(archive.is_alive(f"started/{name}") for name in archive.blobs.list("started")):
+                raise UsageError(f"a worker of run {archive.run_id!r} is still at work; stop its process first")
+            make_sure(str(folder.resolve()))
+            # the plan last: what a kill leaves of the run is known by it, and can be deleted again
+            for path in sorted(folder.iterdir(), key=lambda path: path.name.startswith("plan.")):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        folder.rmdir()
 
     def _say_next(self, console: Console, overview: Mapping[str, Any], *, spent_up: bool) -> None:
         """The commands that make sense now."""

@@ -41,6 +41,7 @@ from modal_utils.deployment import (
     OPIK_SECRET,
     PREFLIGHT,
     RUN_TASK,
+    VOLUME,
     code_hash,
     explained,
     link,
@@ -165,8 +166,8 @@ class ModalVenue:
                 markup=False,
                 highlight=False,
             )
-        target = self._target_of_traces(settings, answer, console)
-        trace_items = chosen_items(settings.trace_items, launch.estimate.task_calls[1]) if target else None
+        is_traced, target = self._traces(settings, answer, console)
+        trace_items = chosen_items(settings.trace_items, launch.estimate.task_calls[1]) if is_traced else None
         left_usd = self._left_usd(launch, settings)
         recorder = Recorder(launch.archive, console)
         try:
@@ -243,16 +244,42 @@ class ModalVenue:
         )
         return COMPLETED
 
-    def _target_of_traces(self, settings: Settings, answer: Mapping[str, Any], console: Console) -> Target | None:
-        """Where traces go; None where they go nowhere, and a line that says why. Raises UsageError."""
-        decision = decide(settings.tracing, os.environ)
-        line = decision.line if decision.target is None or answer["is_traced"] else f"{answer['tracing']}, on Modal"
-        if settings.tracing and not answer["is_traced"]:
+    def delete(self, archive: RunArchive, make_sure: Callable[[str], None]) -> None:
+        with explained():
+            if busy := self.at_work(archive):
+                raise UsageError(
+                    f"run {archive.run_id!r} is at work on {len(busy)} of its tasks; wait for them, or take them back"
+                    f" with `{_again('cancel', archive.run_id)}`"
+                )
+            make_sure(f"the volume {VOLUME!r} on Modal")
+            self.volume.remove_file(f"{RUNS}/{archive.run_id}", recursive=True)
+
+    def at_work(self, archive: RunArchive) -> set[str]:
+        """The tasks of a run that are queued or running, by id."""
+        tasks = archive.load_plan().tasks
+        states = archive.states(tasks)
+        open_tasks = [task for task in tasks if not _is_final(states, task)]
+        left = {task.task_id for task in self.unfinished(archive, open_tasks, states)}
+        now = archive.states(open_tasks)
+        return {task.task_id for task in open_tasks if task.task_id not in left and not _is_final(now, task)}
+
+    def _traces(self, settings: Settings, answer: Mapping[str, Any], console: Console) -> tuple[bool, Target | None]:
+        """Whether containers send traces, and where to, if that is configured here too. Raises UsageError.
+
+        What containers have is enough; the target makes datasets before they start, and links that can be shown.
+        """
+        here = decide(False if settings.tracing is False else None, os.environ)
+        line, is_traced = here.line, settings.tracing is not False and answer["is_traced"]
+        if is_traced and here.target is None:
+            line = f"{answer['tracing']}, by the secret {OPIK_SECRET!r} (no links here, where nothing is configured)"
+        elif here.target and not is_traced:
+            line = f"{answer['tracing']}, on Modal"
+        if settings.tracing and not is_traced:
             raise UsageError(
                 f"--tracing cannot be kept: {line}; {_create(OPIK_SECRET, 'OPIK_API_KEY and OPIK_WORKSPACE')}"
             )
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
-        return decision.target if answer["is_traced"] else None
+        return is_traced, here.target if is_traced else None
 
     def _pool(self, settings: Settings, name: str) -> modal.Function[..., Any, Any]:
         """The function, as a variant with containers of its own: a name that no other has makes it one."""

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from utils.archive import Attempt, Folder, Kind, RunArchive
 from utils.errors import UsageError
 from utils.journal import Entry, read_lines
 from utils.llm import litellm_engine
-from utils.records import Status, StopReason, TaskResult, TaskSpec
+from utils.records import RunPlan, Status, StopReason, TaskResult, TaskSpec
 
 GRID = ["--data", "sample", "--test-mode", "--demo-datasets", "gsm8k", "--optimizers", "no_op", "--yes", "--models"]
 SMALL = [*GRID, "sim/standard"]
@@ -406,6 +406,23 @@ def test_of_two_new_runs_of_one_name_one_is_planned_and_the_other_told_to_come_a
     assert "run namesakes" in deployed.submit(*SMALL, *seeds(2), "--run-id", "namesakes")
     assert statuses(deployed.wait("namesakes")) == {"completed": 2}
     assert was_run_once(deployed.archive("namesakes"), 2)
+
+
+def test_a_run_whose_calls_are_alive_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [TaskSpec("toy", "no_op", "sim/standard", seed) for seed in (1, 2)]
+    archive = RunArchive(Folder(tmp_path), "r")
+    archive.save_plan(RunPlan("r", "now", tuple(tasks)))
+    archive.submit(Kind.NEW, tasks, "now")
+    save_calls(archive, Calls(1, "fu-1", {task.task_id: f"fc-{task.seed}" for task in tasks}), 1)
+
+    async def first_is_alive(calls: Sequence[str]) -> set[str]:
+        return {"fc-1"} & set(calls)
+
+    monkeypatch.setattr(coordinator, "find_alive", first_is_alive)
+    venue = coordinator.ModalVenue()
+    assert venue.at_work(archive) == {tasks[0].task_id}
+    with pytest.raises(UsageError, match=r"run 'r' is at work on 1 of its tasks; .*--cancel-run-id r"):
+        venue.delete(archive, lambda where: pytest.fail("asked"))
 
 
 def test_a_task_that_ends_while_its_call_is_asked_for_is_not_submitted_again(

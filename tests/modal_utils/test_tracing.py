@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import urllib.parse
@@ -11,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from tests.modal_utils.command import Cloud, cloud, statuses
+from benchmark_config import Settings
+from modal_utils import coordinator
+from modal_utils.coordinator import ModalVenue
+from tests.modal_utils.command import NOWHERE, Cloud, cloud, statuses
 from tests.servers.opik_server import OpikServer
 from tests.utils.tracing.runs import RUN, Run, assert_whole, billed_in, held
 from tests.waiting import PATIENCE_S, until
 from utils.archive import local_archive
+from utils.errors import UsageError
+from utils.tracing.target import decide
 
 GRID = (
     "--data sample --test-mode --yes --models sim/standard --demo-datasets gsm8k ai2_arc --optimizers no_op hill_climb"
@@ -106,12 +113,63 @@ def test_containers_send_what_the_run_s_own_files_tell_and_a_push_of_a_pulled_ru
     assert pulled == {task["task_id"]: task["links"]["traces"] for task in overview["tasks"]}
 
 
-def test_without_configuration_here_nothing_is_traced_there(plane: Cloud, opik: OpikServer) -> None:
-    opik.reset()
-    said = plane.submit(*GRID.split(), "--run-id", "quiet")
-    assert "tracing: off (not configured); set OPIK_API_KEY" in said
-    assert statuses(plane.wait("quiet")) == {"completed": 4}
-    assert not [row for row in opik.rows("requests") if row["path"] != "is-alive/ping"]
+HERE = {"OPIK_URL_OVERRIDE": "http://here/api/"}
+THERE = {"is_traced": True, "tracing": "tracing: on, to there"}
+NOT_THERE = {"is_traced": False, "tracing": "tracing: off (not configured)"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "environ", "answer", "is_traced", "has_target", "said"),
+    [
+        (None, {}, THERE, True, False, "on, to there, by the secret 'opik-credentials' (no links here"),
+        (True, {}, THERE, True, False, "on, to there, by the secret 'opik-credentials' (no links here"),
+        (None, HERE, THERE, True, True, "tracing: on, to http://here/api/"),
+        (False, HERE, THERE, False, False, "tracing: off (--no-tracing)"),
+        (False, {}, THERE, False, False, "tracing: off (--no-tracing)"),
+        (None, HERE, NOT_THERE, False, False, "tracing: off (not configured), on Modal"),
+        (None, {}, NOT_THERE, False, False, "tracing: off (not configured)"),
+    ],
+)
+def test_the_secret_alone_is_enough_for_traces(
+    wanted: bool | None,
+    environ: dict[str, str],
+    answer: dict[str, Any],
+    is_traced: bool,
+    has_target: bool,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(coordinator, "decide", lambda wanted, _: decide(wanted, {**NOWHERE, **environ}, lambda _: ""))
+    out = io.StringIO()
+    console = Console(file=out, width=300)
+    found = ModalVenue()._traces(Settings(tracing=wanted), answer, console)
+    assert (found[0], found[1] is not None) == (is_traced, has_target)
+    assert said in out.getvalue()
+
+
+def test_traces_that_are_demanded_and_cannot_be_had_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator, "decide", lambda wanted, _: decide(wanted, NOWHERE))
+    with pytest.raises(UsageError, match=r"--tracing cannot be kept: .*modal secret create opik-credentials"):
+        ModalVenue()._traces(Settings(tracing=True), NOT_THERE, Console(file=io.StringIO()))
+
+
+def test_a_run_on_modal_is_pushed_from_where_it_is_and_can_be_deleted(
+    deployed: Cloud, opik: OpikServer, tmp_path: Path
+) -> None:
+    words = GRID.replace("gsm8k ai2_arc", "gsm8k").replace("no_op hill_climb", "no_op").split()
+    deployed.submit(*words, "--run-id", "untraced", "--no-tracing")
+    overview = deployed.wait("untraced")
+    run = pull(deployed, "untraced", tmp_path)
+    push_there = ("check_results.py", "--modal", "--run-id", "untraced", "--push-traces")
+    assert f"{run.counts()['traces']} traces sent" in deployed.run(*push_there)
+    assert_complete(run, overview, opik)
+    assert "nothing is missing" in deployed.run(*push_there)
+    volume = deployed.plane.volume("optimizer-benchmarks") / "runs"
+    others = sorted(path for path in volume.rglob("*") if "untraced" not in path.parts)
+    assert "give --yes" in deployed.refuse("run_benchmark.py", "--modal", "--delete-run-id", "untraced")
+    assert "run untraced: deleted" in deployed.submit("--delete-run-id", "untraced", "--yes")
+    assert sorted(volume.rglob("*")) == others
+    assert "unknown run 'untraced'" in deployed.refuse("run_benchmark.py", "--modal", "--delete-run-id", "untraced")
 
 
 def test_a_container_that_could_not_send_is_made_good_by_a_push(
