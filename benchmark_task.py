@@ -384,13 +384,13 @@ class Work:
         return Extent(len(self.splits.train), len(self.splits.validation))
 
 
-def load_work(spec: TaskSpec, kept: Splits | None = None) -> Work:
+def load_work(spec: TaskSpec, kept: Splits | None = None, revisions: Mapping[str, str] | None = None) -> Work:
     """The rows, the prompt and the metrics of a task, checked against each other. Raises UsageError.
 
     `kept` are the rows that the run has already; without them they come from the task's source.
     """
     dataset = _dataset(spec)
-    splits = kept or load_splits(dataset, spec.data, test_mode=spec.test_mode)
+    splits = kept or load_splits(dataset, spec.data, test_mode=spec.test_mode, revisions=revisions)
     metrics = (find_metric(spec.metric), *dataset.metrics) if spec.metric else dataset.metrics
     names: dict[str, Metric | JudgedMetric] = {}
     for metric in metrics:

@@ -27,6 +27,7 @@ def catalogue() -> dict[str, Any]:
                 "summary": spec.summary,
                 "metrics": [metric.name for metric in spec.metrics],
                 "licence": spec.licence,
+                "is_fixed": all(source.is_fixed for source in spec.sources),
             }
             for name, spec in DATASETS.items()
         },
@@ -57,7 +58,7 @@ def print_catalogue(*, as_json: bool) -> None:
     _print(
         console,
         "datasets",
-        {name: f"{row['summary']}; {', '.join(row['metrics'])}" for name, row in found["datasets"].items()},
+        {name: _dataset(row) for name, row in found["datasets"].items()},
     )
     _print(console, "optimizers", {name: _optimizer(row) for name, row in found["optimizers"].items()})
     ready = {name: f"{text}{_key_state(name)}" for name, text in found["models"].items()}
@@ -77,6 +78,11 @@ def _print(console: Console, title: str, rows: dict[str, str]) -> None:
     for name, text in rows.items():
         table.add_row(f"  {name}", escape(text))
     console.print(Text(title, style="bold"), table, "", sep="\n")
+
+
+def _dataset(row: dict[str, Any]) -> str:
+    said = f"{row['summary']}; {', '.join(row['metrics'])}"
+    return said if row["is_fixed"] else f"{said}; no fixed revision at the hub"
 
 
 def _optimizer(row: dict[str, Any]) -> str:

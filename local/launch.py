@@ -258,7 +258,7 @@ def _launch(
     for task in tasks:
         # everything but optimizer, model and seed decides the work; all but the seed decides the need
         base = replace(task, optimizer="", optimizer_params={}, seed=0)
-        work = works.get(base.task_id) or load_work(task, archive.load_splits(task))
+        work = works.get(base.task_id) or load_work(task, archive.load_splits(task), plan.revisions)
         if base.task_id not in works:
             check(task, work)
             if settings.run_max_cost is not None and (unpriced := unpriced_model(task, work)):
@@ -278,7 +278,8 @@ def _launch(
                 f"the rows of {name!r} are not those that run {plan.run_id!r} began with; bring them back or start anew"
             )
     if added is not None:
-        added = replace(added, data_hashes=hashes, code=_code(tasks))
+        revisions = {name: commit for work in works.values() for name, commit in work.splits.revisions.items()}
+        added = replace(added, data_hashes=hashes, revisions=revisions, code=_code(tasks))
     places = Places(settings.max_concurrent, settings.max_in_flight, os.cpu_count() or 1)
     notes = fold_notes(note for work in works.values() for note in work.splits.notes)
     return Launch(archive, plan, added, kind, tasks, states, tuple(kept), estimate(chosen, places), notes)

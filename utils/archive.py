@@ -257,7 +257,16 @@ class RunArchive:
         tasks = {task.task_id: task for plan in plans for task in plan.tasks}
         hashes = {name: value for plan in plans for name, value in plan.data_hashes.items()}
         code = {name: value for plan in plans for name, value in plan.code.items()}
-        return replace(plans[0], run_id=self.run_id, tasks=tuple(tasks.values()), data_hashes=hashes, code=code)
+        # the commit that was read first stays
+        revisions = {name: value for plan in reversed(plans) for name, value in plan.revisions.items()}
+        return replace(
+            plans[0],
+            run_id=self.run_id,
+            tasks=tuple(tasks.values()),
+            data_hashes=hashes,
+            revisions=revisions,
+            code=code,
+        )
 
     def _load_plan(self, name: str) -> RunPlan:
         """One plan file; a task of it is read strictly, since every field of a task decides its result."""

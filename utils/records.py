@@ -54,6 +54,7 @@ class Splits:
     test: tuple[Example, ...]
     data_hash: str
     notes: tuple[str, ...] = field(default=(), compare=False)
+    revisions: Mapping[str, str] = field(default_factory=dict, compare=False)  # dataset of the hub -> its commit
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -437,6 +438,7 @@ class RunPlan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     data_hashes: Mapping[str, str] = field(default_factory=dict)  # dataset -> hash of the rows used
+    revisions: Mapping[str, str] = field(default_factory=dict)  # dataset of the hub -> the commit that was read
     code: Mapping[str, str] = field(default_factory=dict)  # module that decides results -> hash of its source
 
 

@@ -22,6 +22,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -34,6 +35,7 @@ from utils.serialization import content_hash
 Row = Mapping[str, Any]
 
 SAMPLE = Path(__file__).parent / "sample"
+REACH_S = 8.0  # that the hub is waited for
 TEST_MODE_SIZE = 5  # examples of each split in test mode: the first ones of the full split
 ORDER = (Split.TEST, Split.VALIDATION, Split.TRAIN)  # who takes first
 PINNED = re.compile(r"[0-9a-f]{40}")
@@ -51,6 +53,11 @@ class Source:
     revision: str
     columns: tuple[str, ...]
     path: str = ""
+
+    @property
+    def is_fixed(self) -> bool:
+        """True where the same rows are read at any time: a commit of the hub, or a file whose rows a run keeps."""
+        return bool(self.path) or PINNED.fullmatch(self.revision) is not None
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,19 @@ class DatasetSpec:
     join: str = ""  # the column on which the rows of several sources are put together
 
 
-def load_splits(spec: DatasetSpec, data: str, *, test_mode: bool = False) -> Splits:
+def load_splits(
+    spec: DatasetSpec, data: str, *, test_mode: bool = False, revisions: Mapping[str, str] | None = None
+) -> Splits:
     """The train, validation and test examples of a dataset; `data` is `hub`, `sample` or a folder.
+
+    `revisions` are the commits of the hub's datasets that were read before, and are read again; one that is not named
+    there is read at the commit that its revision is now.
 
     Raises UsageError where rows, columns or a whole split are missing.
     """
+    asked = spec.sources
+    if data == "hub":
+        spec = replace(spec, sources=tuple(_at_commit(source, revisions or {}) for source in asked))
     tables: dict[str, _Table] = {}
     for pool in dict.fromkeys(spec.pools[split] for split in ORDER):
         tables[pool] = _join(spec, [_read(spec, source, pool, data) for source in spec.sources])
@@ -119,7 +134,17 @@ def load_splits(spec: DatasetSpec, data: str, *, test_mode: bool = False) -> Spl
     if spec.sources[0].path:  # somebody's own rows: how they were shared out is no known fact
         shared = f"{len(train)} train, {len(validation)} validation and {len(test)} test rows"
         notes.append(f"{spec.name}: {shared}; --split shares them out otherwise")
-    return Splits(train, validation, test, content_hash([train, validation, test]), tuple(dict.fromkeys(notes)))
+    commits = {source.hub_id: source.revision for source in spec.sources} if data == "hub" else {}
+    notes += [_moving(spec.name, source, commits) for source in asked if data == "hub" and not source.is_fixed]
+    data_hash = content_hash([train, validation, test])
+    commits.pop("", None)  # of a CSV file
+    return Splits(train, validation, test, data_hash, tuple(dict.fromkeys(notes)), commits)
+
+
+def _moving(name: str, source: Source, commits: Mapping[str, str]) -> str:
+    found = commits[source.hub_id]
+    at = f", now {found[:12]}, and so for the whole run" if PINNED.fullmatch(found) else ""
+    return f"{name}: {source.hub_id} is read at {source.revision!r}{at}, which is not a fixed revision"
 
 
 def check_prompt(prompt: Prompt, known: Splits | Iterable[str], source: str) -> None:
@@ -396,15 +421,45 @@ def _from_hub(spec: DatasetSpec, source: Source, split: str) -> tuple[_Table, tu
     columns = tuple(rows.column_names)
     if all(name in columns for name in source.columns):
         rows = rows.select_columns(list(source.columns))
-    notes: tuple[str, ...] = ()
-    if not PINNED.fullmatch(source.revision):
-        notes = (f"{spec.name}: {source.hub_id} is read at {source.revision!r}, which is not a fixed revision",)
-    return _Table(rows, where, notes), columns
+    return _Table(rows, where), columns
+
+
+def _at_commit(source: Source, revisions: Mapping[str, str]) -> Source:
+    """The source at the commit that its revision is now, or was when it was first read."""
+    if source.path:
+        return source
+    return replace(source, revision=_commit(source.hub_id, revisions.get(source.hub_id, source.revision)))
+
+
+@cache
+def _commit(hub_id: str, revision: str) -> str:
+    """What the hub says that a revision is; the revision itself where the hub is not asked, or does not know.
+
+    Raises UsageError where it does not answer: what loads rows would try again for minutes.
+    """
+    _go_untold()
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return HfApi().dataset_info(hub_id, revision=revision, timeout=REACH_S).sha or revision
+    except (HfHubHTTPError, OfflineModeIsEnabled):  # what comes of it is said when the rows are loaded
+        return revision
+    except Exception as error:  # of the HTTP library that huggingface_hub happens to use
+        raise UsageError(
+            f"the hub does not answer ({type(error).__name__}): {hub_id} cannot be loaded; use --data sample, --data"
+            " DIR with rows in the hub's columns, or HF_HUB_OFFLINE=1 for what was loaded before"
+        ) from None
+
+
+def _go_untold() -> None:
+    """No telemetry, which the hub's library reads when it is imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def _download(source: Source, split: str) -> Any:
     """One split of a hub dataset, memory-mapped; the files of other splits, often far larger, are not fetched."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    _go_untold()
     import datasets
     from huggingface_hub.utils.tqdm import disable_progress_bars
 

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.servers.hub import Hub, Repo, parquet_repo
+from utils.dataset_specs import base
 from utils.dataset_specs.base import SAMPLE, DatasetSpec, Splits, load_splits
 from utils.serialization import decode
 
@@ -89,6 +91,25 @@ def test_a_branch_instead_of_a_commit_is_told(loaded: Any) -> None:
     assert told == {name for name in NAMES if spec_of(name).sources[0].revision == "main"}
 
 
+def test_the_commit_that_was_read_is_kept_with_the_rows(loaded: Any) -> None:
+    for name in NAMES:
+        source = spec_of(name).sources[0]
+        assert loaded[0][name].revisions == {source.hub_id: "a" * 40 if source.revision == "main" else source.revision}
+
+
+def test_a_branch_is_asked_for_by_the_commit_that_was_read_before(tmp_path: Path) -> None:
+    spec = spec_of("election_questions")
+    with Hub({spec.sources[0].hub_id: repo_of(spec)}) as hub:
+        code = (
+            "from utils.dataset_specs.base import load_splits; from utils.dataset_specs.election_questions import SPEC;"
+            f"load_splits(SPEC, 'hub', revisions={{'{spec.sources[0].hub_id}': '{'a' * 40}'}})"
+        )
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert f"GET /api/datasets/{spec.sources[0].hub_id}/revision/{'a' * 40}" in hub.requests
+    assert not [request for request in hub.requests if "/main" in request]
+
+
 def test_splits_are_found_by_file_name_where_the_card_names_none(tmp_path: Path) -> None:
     rows = sample_rows("election_questions", None, "test")
     out = io.StringIO()
@@ -130,6 +151,26 @@ def test_what_the_hub_lacks_is_one_line_with_a_way_out(tmp_path: Path) -> None:
         assert part in message
         assert "--data sample" in message
         assert "\n" not in message
+
+
+def test_a_hub_that_does_not_answer_is_said_after_one_try(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        code = (
+            "import utils.dataset_specs.base as base; from utils.dataset_specs.gsm8k import SPEC; base.REACH_S = 0.5;"
+            "base.load_splits(SPEC, 'hub')"
+        )
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+    assert base.REACH_S <= 10
+    assert "the hub does not answer" in done.stderr
+    assert "--data sample" in done.stderr
 
 
 def test_a_hub_out_of_reach_is_one_line_with_a_way_out(tmp_path: Path) -> None:
