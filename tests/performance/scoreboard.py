@@ -365,8 +365,7 @@ def page() -> str:
     rows, lucks = load()
     parts = [INTRODUCTION]
     if rows:
-        least = min((row.instances, row.seeds) for row in rows)
-        extent = SCOREBOARD.format(instances=least[0], seeds=least[1], test=TEST)
+        extent = SCOREBOARD.format(size=size_of(rows), full=FULL, test=TEST)
         parts += [extent, table(rows), NULL_SCOREBOARD, luck_table(lucks)]
     for name in OPTIMIZERS:
         path = SECTIONS / f"{name}.md"
@@ -376,6 +375,23 @@ def page() -> str:
         parts.append(section.replace(STANDING, table(mine, names=False) if mine else "(not measured yet)"))
     return "\n\n".join(parts) + "\n"
 
+
+def size_of(rows: Sequence[Row]) -> str:
+    """How many instances and seeds the rows are means of, and at which budgets."""
+    extents: dict[tuple[int, int], list[int]] = {}
+    for instances, seeds, budget in sorted({(row.instances, row.seeds, row.budget) for row in rows}):
+        extents.setdefault((instances, seeds), []).append(budget)
+    return "; ".join(
+        f"{instances} instances x {_seeds(seeds)} at {' and '.join(f'{budget:,}' for budget in budgets)} task calls"
+        for (instances, seeds), budgets in extents.items()
+    )
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
+FULL = f"the whole is {INSTANCES} instances x {_seeds(SEEDS)} at {', '.join(f'{b:,}' for b in BUDGETS)}"
 
 INTRODUCTION = """\
 <!-- assembled by `make docs` from docs/optimizers/: edit there -->
@@ -391,7 +407,8 @@ SCOREBOARD = """\
 ## Scoreboard
 
 **Simulated: this measures the mechanics of optimizers, never what they are worth on a real model.** `make scoreboard`
-writes it: {instances} instances x {seeds} seeds on `sim/standard`, four options, seed prompt "Answer the question.".
+writes it: on `sim/standard`, four options, seed prompt "Answer the question.".
+**Size: {size}**; {full}.
 The *true score* is the expectation of the final prompt on {test} test rows; the *share of the gain* is (true - seed) /
 (oracle - seed), where the oracle is the best combination of instructions without demos, so an optimizer that shows
 demos can pass 1; *with demos* is the same against the oracle that may use them. ± is a standard error over instances.

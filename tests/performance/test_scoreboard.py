@@ -60,6 +60,14 @@ def test_a_row_is_the_mean_over_instances_of_means_over_seeds() -> None:
     assert row.share_with_demos == pytest.approx((5 / 8 + 1 / 8) / 2)
 
 
+def test_the_page_says_how_large_the_measurement_was() -> None:
+    small = scoreboard.rows_of([outcome("no_op", n, 0.2) for n in range(3)])
+    large = [replace(small[0], optimizer="hill_climb", instances=20, seeds=3, budget=budget) for budget in (600, 1500)]
+    assert scoreboard.size_of([*small, *large]) == (
+        "3 instances x 1 seed at 600 task calls; 20 instances x 3 seeds at 600 and 1,500 task calls"
+    )
+
+
 def test_wins_are_counted_by_instance_and_a_tie_is_half() -> None:
     found = [outcome("hill_climb", n, true) for n, true in enumerate((0.5, 0.4, 0.3, 0.2))]
     found += [outcome("random_paraphrase", n, 0.3) for n in range(3)]
