@@ -18,13 +18,14 @@ from local.launch import open_run
 from local.venue import LocalVenue, overview_of
 from utils.archive import LOCK, Folder, RunArchive
 from utils.errors import Unreachable, UsageError
-from utils.report.tables import results, runs_table, tasks_table
+from utils.report.tables import Screenful, results, runs_table, tasks_table, watched
 from utils.serialization import dumps
 from utils.tracing.exporter import parse_items, push
 from utils.tracing.target import decide
 
 COMPLETED, NOT_COMPLETED, RUN_BUDGET = 0, 1, 3
 WIDE = 120  # columns where there is no terminal that could be narrower
+SPARE = 3  # lines of a screen, for a note and the cursor
 SILENT_S = 600.0  # without any change: worth a word
 AWAY_S = 3600.0  # without any answer: a watch ends
 
@@ -91,21 +92,48 @@ def watch_run(
 ) -> int:
     """A run on every change of it, until all its tasks are final or nobody is working on it."""
     console = _console()
-    before, changed_at, warned = None, clock(), False
+    is_screen = console.is_terminal and not as_json and not detailed
+    before, drawn, changed_at, warned = None, None, clock(), False
+    pace = Pace(clock)
     while True:
         overview, is_stopped = _look_patiently(look, console, sleep, clock)
+        is_over = is_stopped or overview["status"] in ("completed", "failed")
         statuses = [(task["status"], task["attempts"]) for task in overview["tasks"]]
-        if statuses != before:
+        is_news = statuses != before
+        if is_news:
             before, changed_at, warned = statuses, clock(), False
-            if console.is_terminal and not as_json:
+        if is_screen and not is_over:
+            eta_s, figures = pace.eta_s(overview), (statuses, [task["paid"] for task in overview["tasks"]])
+            if figures != drawn:
+                drawn = figures
+                console.clear()
+                console.print(Screenful(watched(overview, eta_s), SPARE), Text(look.note(), style="dim"), crop=False)
+        elif is_news or is_screen:
+            if is_screen:
                 console.clear()
             _show(console, look, overview, detailed=detailed, as_json=as_json)
-        if is_stopped or overview["status"] in ("completed", "failed"):
+        if is_over:
             return _exit_code(overview)
         if not warned and clock() - changed_at > SILENT_S:
             warned = True
             console.print(f"nothing has changed for {SILENT_S / 60:.0f} minutes; {look.advice()}", highlight=False)
         sleep(look.every_s)
+
+
+class Pace:
+    """How fast tasks come to their end, since somebody has been watching."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._first: tuple[float, int] | None = None
+
+    def eta_s(self, overview: Row) -> float | None:
+        """Seconds to the end; None before a first task has ended."""
+        left = sum(task["status"] in ("pending", "running") for task in overview["tasks"])
+        if self._first is None:
+            self._first = (self._clock(), left)
+        began, before = self._first
+        return (self._clock() - began) / (before - left) * left if before > left else None
 
 
 def _look_patiently(

@@ -172,7 +172,7 @@ class View(Plain):
     def _draw(self) -> RenderableType:
         tally = self._tally
         parts = [
-            f"{len(tally.results)}/{len(tally.tasks)} done",
+            f"{len(tally.results) - tally.failed}/{len(tally.tasks)} done",
             f"{len(tally.running)} running",
             *([f"[red]{tally.failed} failed[/red]"] if tally.failed else []),
             f"spent {tally.cost}",
@@ -232,7 +232,7 @@ class View(Plain):
         now = [Text(f"{failed} failed")] if failed else []
         now += [self._linked(spec, _now(spec, progress)) for spec, progress, _ in running]
         return [
-            Text(f"{len(done)}/{len(specs)}", style=style),
+            Text(f"{len(done) - failed}/{len(specs)}", style=style),
             figure(math.fsum(tests) / len(tests), ".3f") if tests else "",
             Text("; ", style="red" if failed and not running else "").join(now),
         ]

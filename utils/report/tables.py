@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.markup import escape
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -126,11 +127,44 @@ def results(overview: Row) -> RenderableType:
         Text(),
         grid,
         Text(),
-        *map(_failure, printable(failed[:MOST_LINES])),
-        *_more(len(failed) - MOST_LINES),
+        *_failures(failed),
         *_warnings(overview["tasks"]),
         *_notes(overview),
     )
+
+
+def watched(overview: Row, eta_s: float | None) -> RenderableType:
+    """The same while it goes on, what matters most first: a screen may have no room for all of it."""
+    grid = Grid(COLUMNS, all_done=overview["status"] == "completed")
+    order = {"running": 0, "failed": 1, "pending": 2, "completed": 3}
+    for (dataset, model, optimizer), tasks in _ranked(overview["tasks"]):
+        grid.add(
+            printable(f"{dataset} · {model}"),
+            [Text(printable(optimizer)), *_figures(tasks)],
+            rank=min(order[task["status"]] for task in tasks),
+        )
+    counts = [task["status"] for task in overview["tasks"]]
+    ahead = f"{counts.count('running')} running, {counts.count('pending')} waiting, ETA {duration(eta_s)}"
+    failed = [task for task in overview["tasks"] if task["error"]]
+    return Group(_title(overview), Text(ahead, style="dim"), *_classes(failed), Text(), grid, *_notes(overview))
+
+
+class Screenful:
+    """As much of something as a screen has room for, less some lines, from its top; and how much is left out."""
+
+    def __init__(self, of: RenderableType, spare: int) -> None:
+        self._of = of
+        self._spare = spare
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self._of, options, pad=False)
+        room = max(1, console.height - self._spare)
+        shown = lines if len(lines) <= room else lines[: room - 1]
+        for line in shown:
+            yield from line
+            yield Segment.line()
+        if len(lines) > len(shown):
+            yield Text(f"... and {len(lines) - len(shown)} lines more, for a larger window", style="dim")
 
 
 @dataclass(frozen=True)
@@ -164,9 +198,20 @@ class Grid:
         self._columns = columns
         self._all_done = all_done
         self._groups: dict[str, list[list[Text]]] = {}
+        self._ranks: dict[str, list[int]] = {}
 
-    def add(self, heading: str, cells: list[Text]) -> None:
+    def add(self, heading: str, cells: list[Text], *, rank: int = 0) -> None:
+        """A line; those of a lower rank come first in their group, and groups with such lines first of all."""
         self._groups.setdefault(heading, []).append(cells)
+        self._ranks.setdefault(heading, []).append(rank)
+
+    def _ordered(self) -> list[tuple[str, list[list[Text]]]]:
+        headings = sorted(self._groups, key=lambda heading: min(self._ranks[heading]))
+        return [
+            (heading, [self._groups[heading][i] for i in sorted(range(len(ranks)), key=ranks.__getitem__)])
+            for heading in headings
+            if (ranks := self._ranks[heading])
+        ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = [line for group in self._groups.values() for line in group]
@@ -180,7 +225,7 @@ class Grid:
         yield Text(
             "─" * min(options.max_width, self.INDENT + sum(widths[i] + self.GAP for i in kept) - self.GAP), "dim"
         )
-        for number, (heading, group) in enumerate(self._groups.items()):
+        for number, (heading, group) in enumerate(self._ordered()):
             if number:
                 yield Text()
             yield Text(heading, style="bold", overflow="fold")
@@ -344,9 +389,12 @@ def _figures(tasks: Sequence[Row]) -> list[Text]:
     failed = sum(task["status"] == "failed" for task in tasks)
     count = Text(f"{len(done)}/{len(tasks)}", style="red" if failed else "")
     paid = Text(cost(tasks) if any(task["attempts"] for task in tasks) else "")
+    at_work = [task for task in tasks if task["status"] == "running"]
+    calls = sum(task["paid"]["task_calls"] for task in at_work)
+    now = [(f"{failed} failed", "red")] if failed else []
+    now += [(f"{len(at_work)} running, {calls:,} calls", "cyan")] if at_work else []
     if not done:
-        lost = Text(f"{failed} failed" if failed else "", style="red")
-        return [count, Text(), Text(), Text(), lost, Text(), paid, Text()]
+        return [count, Text(), Text(), Text(), Text("; ").join(Text(*part) for part in now), Text(), paid, Text()]
     low, high = _mean(done, "final", "low"), _mean(done, "final", "high")
     # seeds share the test rows, so averaging them does not narrow the interval
     gain = tuple(fmean(number(task["gain"][part]) for task in done) for part in ("mean", "low", "high"))
@@ -363,6 +411,7 @@ def _figures(tasks: Sequence[Row]) -> list[Text]:
             (says, {"better": "green", "worse": "red"}.get(says, "dim")),
             tokens,
             mixed,
+            *[part for said in now for part in ("; ", said)],
         ),
         Text(f"{fmean(task['spent']['logical']['task_calls'] for task in done):,.0f}"),
         paid,
@@ -424,8 +473,17 @@ def _notes(overview: Row) -> list[Text]:
     return [*lines, Text(SIMULATED, style="yellow")] if overview["simulated"] else lines
 
 
-def _failure(task: Row) -> Text:
-    return Text(f"{task['task_id']}: {task['error']['class']}: {task['error']['message']}", style="red")
+def _failures(failed: Sequence[Row]) -> list[Text]:
+    """What tasks failed of, said once where several have it in common; most frequent first."""
+    having: dict[tuple[str, str], list[str]] = {}
+    for task in failed:
+        having.setdefault((task["error"]["class"], task["error"]["message"]), []).append(task["task_id"])
+    groups = sorted(having.items(), key=lambda group: -len(group[1]))
+    lines = [
+        f"{ids[0] if len(ids) == 1 else f'{len(ids)} tasks'}: {kind}: {message}" for (kind, message), ids in groups
+    ]
+    more = sum(len(ids) for _, ids in groups[MOST_LINES:])
+    return [*(Text(printable(line), style="red") for line in lines[:MOST_LINES]), *_more(more)]
 
 
 def _warnings(tasks: Sequence[Row]) -> list[Text]:
@@ -439,6 +497,22 @@ def _warnings(tasks: Sequence[Row]) -> list[Text]:
         [f"... and {len(lines) - MOST_LINES} more; see check_results.py --detailed"] if len(lines) > MOST_LINES else []
     )
     return [Text(printable(line), style="yellow") for line in [*lines[:MOST_LINES], *more]]
+
+
+def _classes(failed: Sequence[Row]) -> list[Text]:
+    """A line of the screen for each class of failure, with one of its messages."""
+    of_class: dict[str, list[Row]] = {}
+    for task in failed:
+        of_class.setdefault(task["error"]["class"], []).append(task)
+    return [
+        Text(
+            printable(f"{len(tasks)} failed, {kind}: {tasks[-1]['error']['message']}"),
+            style="red",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+        for kind, tasks in sorted(of_class.items(), key=lambda item: -len(item[1]))
+    ]
 
 
 def _more(count: int) -> list[Text]:

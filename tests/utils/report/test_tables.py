@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from tests.strategies import json_values, texts
 from tests.utils.report.runs import HOSTILE, done, failed, nan_result, spec
@@ -19,6 +20,7 @@ from utils.prompt import Prompt
 from utils.records import Interval, Table, TaskResult, TaskSpec
 from utils.report.overview import paid_by, run_status, task_row
 from utils.report.tables import (
+    Screenful,
     cells,
     duration,
     money,
@@ -28,6 +30,7 @@ from utils.report.tables import (
     runs_table,
     tasks_table,
     verdict,
+    watched,
 )
 from utils.serialization import encode
 
@@ -176,6 +179,35 @@ def test_a_table_fits_any_terminal(width: int) -> None:
     run = overview((A, done(A)), (spec(optimizer="x" * 60), done(spec(optimizer="x" * 60))))
     for table in (results(run), tasks_table(run), runs_table([run])):
         assert max(map(len, shown(table, width).splitlines())) <= width
+
+
+def test_tasks_that_failed_of_the_same_share_a_line() -> None:
+    tasks = [spec(seed) for seed in range(12)]
+    text = shown(results(overview(*((task, failed(task, "no" if task.seed else "other")) for task in tasks))))
+    assert "11 tasks: auth: no" in text
+    assert f"{tasks[0].task_id}: auth: other" in text
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
+def test_a_watched_run_keeps_its_head_on_the_screen_and_shows_first_what_is_at_work(width: int, height: int) -> None:
+    cells = [spec(dataset=f"set{n}", optimizer=f"optimizer{m}") for n in range(6) for m in range(11)]
+    run = overview(*((task, done(task)) for task in cells))
+    for row in run["tasks"][-3:]:
+        row.update(task_row(cells[-1]), dataset="set5", status="running", optimizer=row["optimizer"], attempts=1)
+        row["paid"] = {**row["paid"], "task_calls": 70, "usd": 0.5}
+    for row in run["tasks"][:20]:
+        row.update(error={"class": "auth", "message": "refused"}, status="failed", final=None)
+    run["status"] = "running"
+    stream = io.StringIO()
+    Console(file=stream, width=width, height=height, force_terminal=True).print(Screenful(watched(run, 90.0), 3))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) <= height - 3
+    text = "\n".join(Text.from_ansi(line).plain for line in lines)
+    assert text.startswith("run r: running, 43 of 66 tasks completed, 20 failed")
+    assert "3 running, 0 waiting, ETA 1:30" in text
+    assert "20 failed, auth: refused" in text
+    assert "1 running, 70 calls" in text
+    assert re.search(r"\.\.\. and \d+ lines more", lines[-1])
 
 
 # --------------------------------------------------------------------------- figures
