@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from utils.errors import CallError
 from utils.metrics.base import JudgedMetric, Metric
 from utils.metrics.registry import METRICS
-from utils.records import Completion, Example, Score, Usage
+from utils.records import Completion, Example, Usage
 
 PLAIN = sorted(name for name, metric in METRICS.items() if not isinstance(metric, JudgedMetric))
 JUDGED = sorted(set(METRICS) - set(PLAIN))
@@ -113,7 +113,7 @@ def test_any_text_scores_one_against_itself(name: str, target: str) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_no_text_scores_zero(name: str) -> None:
-    assert plain(name)(example_of(name), "") == Score(0.0, plain(name)(example_of(name), "").reason)
+    assert plain(name)(example_of(name), "").value == 0.0
 
 
 @pytest.mark.parametrize("name", PLAIN)
