@@ -44,11 +44,13 @@ def run_task(order: dict[str, Any]) -> dict[str, Any]:
 
 
 @app.function(name=PREFLIGHT, image=packages, timeout=300, startup_timeout=600, scaledown_window=2)
-def preflight(models: list[str], params: dict[str, Any], metric: str) -> dict[str, Any]:
-    """What is deployed here, and what stands in the way of these models and this metric."""
+def preflight(models: list[str], params: dict[str, Any], metric: str, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is deployed here, and what stands in the way of these models, this metric and these (encoded) tasks."""
     from modal_utils.worker_core import look_around
+    from utils.records import TaskSpec
+    from utils.serialization import decode
 
-    return look_around(models, params, metric)
+    return look_around(models, params, metric, [decode(TaskSpec, task) for task in tasks])
 
 
 @app.function(name=COLLECT, image=packages, volumes={MOUNT: results}, timeout=300, scaledown_window=2)

@@ -31,7 +31,7 @@ import modal
 from rich.console import Console
 
 from benchmark_config import MODELS, Settings
-from benchmark_task import SIMULATED, Launch, check_model
+from benchmark_task import SIMULATED, Launch, check_model, code_of
 from modal_utils.deployment import (
     APP,
     DEPLOY,
@@ -65,6 +65,7 @@ CHUNK_S = 2.0  # or those of so long
 FULL_S = 300.0  # how long a full queue is waited for
 QUIET_S = 10.0  # that a worker may take to answer before a word is said of it
 PREFLIGHT_S = 660.0  # a worker that does not answer by then does not start: Modal gives a new image 10 minutes
+MOST_NAMED = 5  # modules in a message
 SETTLE_S = 5.0  # for a call that began just now to say that it leaves its task alone
 
 # errors that say nothing of a call, but of the way to Modal: taking them for its end would do its task twice
@@ -158,7 +159,9 @@ class ModalVenue:
             sorted({name for spec in specs.values() for name in spec.models}),
             launch.tasks[0].model_params,
             launch.tasks[0].metric,
+            launch.tasks,
         )
+        refuse_other_code(launch.tasks, answer["code"])
         if answer["code_hash"] != code_hash():
             console.print(
                 f"note: what is deployed is not what is checked out here; `{DEPLOY}` brings it up to date",
@@ -354,21 +357,28 @@ class ModalVenue:
 
     # ------------------------------------------------------------------ preflight
 
-    def _preflight(self, models: Sequence[str], params: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    def _preflight(
+        self, models: Sequence[str], params: Mapping[str, Any], metric: str, tasks: Sequence[TaskSpec] = ()
+    ) -> dict[str, Any]:
         """What the deployed worker says of itself. Raises UsageError for what it lacks."""
-        answer = self._ask_worker(models, params, metric)
+        answer = self._ask_worker(models, params, metric, tasks)
         for model, key in answer["missing"].items():
             raise UsageError(f"model {model!r} needs {key} where the workers are; {_create(LLM_SECRET, key)}")
         for problem in answer["problems"]:
             raise UsageError(problem)
         return answer
 
-    def _ask_worker(self, models: Sequence[str], params: Mapping[str, Any], metric: str) -> dict[str, Any]:
-        asked = json.dumps([list(models), encode(params), metric], sort_keys=True)
+    def _ask_worker(
+        self, models: Sequence[str], params: Mapping[str, Any], metric: str, tasks: Sequence[TaskSpec] = ()
+    ) -> dict[str, Any]:
+        # one task of each kind: what else they differ in is not decided by code
+        kinds = {(task.dataset, task.optimizer, task.metric): task for task in tasks}
+        words = [list(models), encode(params), metric, [encode(task) for task in kinds.values()]]
+        asked = json.dumps(words, sort_keys=True)
         if asked not in self._answers:
             with explained():
                 look = modal.Function.from_name(APP, PREFLIGHT).with_options(secrets=self._secrets)
-                call = look.spawn(list(models), encode(params), metric)
+                call = look.spawn(*words)
                 try:
                     self._answers[asked] = first_answer(call.get, lambda text: print(text, file=sys.stderr))
                 except NO_ANSWER:
@@ -380,6 +390,16 @@ class ModalVenue:
                         f" `{DEPLOY}`; its log: {link(call.object_id)}"
                     ) from None
         return self._answers[asked]
+
+
+def refuse_other_code(tasks: Sequence[TaskSpec], deployed: Mapping[str, str]) -> None:
+    """Raises UsageError where the code that decides the results of these tasks is not what is deployed."""
+    here = {name: found for task in tasks for name, found in code_of(task).items()}
+    if changed := sorted(name for name, found in here.items() if deployed.get(name) != found):
+        raise UsageError(
+            f"{', '.join(changed[:MOST_NAMED])}, which decides the results, is deployed as it is not checked out here;"
+            f" `{DEPLOY}` brings it up to date"
+        )
 
 
 # --------------------------------------------------------------------------- calls

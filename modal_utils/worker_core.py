@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark_config import DEFAULTS
-from benchmark_task import Place, attempt, check_model, versions
-from modal_utils.deployment import code_hash
+from benchmark_task import Place, attempt, check_model, code_of, versions
+from modal_utils.deployment import DEPLOY, code_hash
 from modal_utils.purse import Coins, Money, QueuedCoins, Share
 from modal_utils.storage import Mounted, Started, save_limited, save_paid, save_result_to_volume, save_started
 from utils.archive import Attempt, Folder, RunArchive
@@ -212,11 +212,14 @@ class Work(threading.Thread):
 # --------------------------------------------------------------------------- before anything is submitted
 
 
-def look_around(models: Sequence[str], params: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """What is deployed here, and what stands in the way of these models and this metric.
+def look_around(
+    models: Sequence[str], params: Mapping[str, Any], metric: str, tasks: Sequence[TaskSpec] = ()
+) -> dict[str, Any]:
+    """What is deployed here, and what stands in the way of these models, this metric and these tasks.
 
-    `missing` names the keys that a model wants and this environment does not have, `problems` everything else;
-    `is_traced` says whether Opik can be reached from here, `tracing` the same in words.
+    `code` has the hashes of the sources that decide the results of the tasks, by module; `missing` names the keys that
+    a model wants and this environment does not have, `problems` everything else; `is_traced` says whether Opik can be
+    reached from here, `tracing` the same in words.
     """
     missing: dict[str, str] = {}
     problems: list[str] = []
@@ -232,9 +235,15 @@ def look_around(models: Sequence[str], params: Mapping[str, Any], metric: str) -
             find_metric(metric)
         except UsageError as error:
             problems.append(f"{error} (of the deployed worker; a metric of your own has to be added to the image)")
+    code: dict[str, str] = {}
+    try:
+        code = {name: found for task in tasks for name, found in code_of(task).items()}
+    except UsageError as error:
+        problems.append(f"{error} (of the deployed worker; `{DEPLOY}` brings it up to date)")
     traces = decide(None, os.environ)
     return {
         "code_hash": code_hash(),
+        "code": code,
         "versions": versions(),
         "missing": missing,
         "problems": problems,

@@ -11,10 +11,16 @@ import aiohttp
 import modal
 import pytest
 
+from benchmark_task import code_of
+from modal_utils.coordinator import refuse_other_code
 from modal_utils.deployment import APP, COLLECT, CONSTRAINTS, PREFLIGHT, ROOT, RUN_TASK, code_hash, explained, sources
 from tests.modal_utils.command import Cloud, checkout, client_of, cloud
 from tests.test_layering import imports, modules
 from utils.errors import Unreachable, UsageError
+from utils.records import TaskSpec
+from utils.serialization import encode
+
+SPEC = TaskSpec("gsm8k", "hill_climb", "sim/standard", 1)
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +103,9 @@ def test_the_hash_is_the_same_here_and_in_a_container(deployed: Cloud) -> None:
     import modal
 
     with client_of(deployed.plane):
-        there = modal.Function.from_name(APP, PREFLIGHT).remote([], {}, "")
+        there = modal.Function.from_name(APP, PREFLIGHT).remote([], {}, "", [encode(SPEC)])
     assert there["code_hash"] == code_hash()
+    assert there["code"] == code_of(SPEC)
     assert (there["missing"], there["problems"]) == ({}, [])
 
 
@@ -129,6 +136,17 @@ def test_what_may_pass_by_itself_is_told_from_what_will_not(error: Exception, is
 def test_what_is_no_error_of_modal_stays_what_it_is() -> None:
     with pytest.raises(FileNotFoundError), explained():
         raise FileNotFoundError("results/x")
+
+
+def test_deployed_code_that_would_decide_other_results_is_refused() -> None:
+    code = dict(code_of(SPEC))
+    refuse_other_code([SPEC], {**code, "optimizers.of_another_task": "other"})
+    for change in (
+        {**code, "optimizers.hill_climb": "other"},
+        {k: v for k, v in code.items() if k != "benchmark_task"},
+    ):
+        with pytest.raises(UsageError, match=r"decides the results, .*`modal deploy benchmark_worker\.py`"):
+            refuse_other_code([SPEC], change)
 
 
 def test_the_hash_is_the_same_in_another_folder_and_changes_with_every_source(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import benchmark_task
 from benchmark_config import DEFAULTS
+from benchmark_task import code_of
 from modal_utils import worker_core
 from modal_utils.deployment import code_hash
 from modal_utils.storage import Mounted
@@ -436,6 +437,13 @@ def test_a_look_around_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) ->
     assert seen["problems"] == []
     assert seen["code_hash"] == code_hash()
     assert "litellm" in seen["versions"]
+
+
+def test_a_look_around_tells_of_the_code_of_tasks_and_of_one_that_it_does_not_have() -> None:
+    assert look_around([], {}, "", [SPEC])["code"] == code_of(SPEC)
+    (problem,) = look_around([], {}, "", [replace(SPEC, optimizer="newer")])["problems"]
+    assert "'newer'" in problem
+    assert "modal deploy" in problem
 
 
 def test_a_look_around_tells_of_unknown_models_and_metrics() -> None:
