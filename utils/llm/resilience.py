@@ -167,7 +167,7 @@ class Gate:
                 self._pause(error.retry_after_s)
                 if self._bulletin:
                     self._bulletin.post(pause_s=error.retry_after_s)
-        elif error.kind.is_retryable:
+        elif error.kind is ErrorKind.TRANSIENT:  # a malformed answer is none to the call, but somebody is there
             if self._bulletin:
                 self._bulletin.post(has_answered=False)
             self._unanswered(error, ticket)

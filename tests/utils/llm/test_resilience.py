@@ -543,6 +543,11 @@ def test_who_alone_is_not_answered_is_no_sign_that_a_provider_is_down(tmp_path: 
     assert {each.kind for each in run(main())} == {ErrorKind.TRANSIENT}
 
 
+def test_a_provider_that_answers_nonsense_is_not_down() -> None:
+    said = run(all_of(resilient(Scripted([GARBLED] * 1000)), 40))
+    assert {each.kind for each in said if isinstance(each, CallError)} == {ErrorKind.MALFORMED}
+
+
 def test_what_one_worker_meets_with_counts_for_all(tmp_path: Path) -> None:
     async def main() -> tuple[int, bool]:
         gates = [Gate(4, clock=now, bulletin=Bulletin(tmp_path / "p.jsonl", clock=now)) for _ in range(3)]
