@@ -50,8 +50,8 @@ FORFEIT = 2.0  # more than any two values of J are apart, given the accuracy of 
 class Balanced(Optimizer):
     """Critiques of wrong and of long answers in turns, by the weights of accuracy and efficiency."""
 
-    accuracy_weight: float = 0.5  # share of the epochs, beside efficiency_weight
-    efficiency_weight: float = 0.5
+    accuracy_weight: float = 0.7  # share of the epochs, beside efficiency_weight
+    efficiency_weight: float = 0.3
     batch_size: int = 3  # training rows a step
     max_epochs: int = 60
     steps_per_epoch: int = 3

@@ -425,12 +425,11 @@ def _is_mixed(tasks: Iterable[Row]) -> bool:
 
 
 def _saved(tasks: Sequence[Row]) -> str:
-    """What answers cost now, where the score says nothing: told if the difference can be told from luck."""
+    """What answers do without now, where the score says nothing: told if it can be told from luck."""
     if not all(task["saved"] for task in tasks):
         return ""
-    mean, low, high = (fmean(number(task["saved"][part]) for task in tasks) for part in ("mean", "low", "high"))
-    is_sure = low > 0 or high < 0
-    return f", tokens {-100 * mean:+.0f} %" if is_sure and abs(mean) >= LEAST_SAVED else ""
+    mean, low = (fmean(number(task["saved"][part]) for task in tasks) for part in ("mean", "low"))
+    return f", tokens {-100 * mean:+.0f} %" if low > 0 and mean >= LEAST_SAVED else ""
 
 
 def _span(low: float, high: float) -> str:

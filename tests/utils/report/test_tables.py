@@ -278,10 +278,10 @@ def frugal(task: TaskSpec, saved: Interval) -> TaskResult:
     )
 
 
-def test_the_verdict_tells_tokens_where_the_score_says_nothing() -> None:
+def test_the_verdict_tells_saved_tokens_where_the_score_says_nothing() -> None:
     for saved, says in (
         (Interval(0.8, 0.7, 0.9, 20, 0), "not detectable, tokens -80 %"),
-        (Interval(-2.0, -3.0, -1.0, 20, 0), "not detectable, tokens +200 %"),
+        (Interval(-2.0, -3.0, -1.0, 20, 0), "not detectable "),
         (Interval(0.8, -0.1, 1.7, 20, 0), "not detectable "),
         (Interval(0.02, 0.01, 0.03, 20, 0), "not detectable "),
     ):
