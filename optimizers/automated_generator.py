@@ -60,7 +60,7 @@ class AutomatedGenerator(Optimizer):
         sample = problem.validation[: self._sample(len(problem.validation), problem.calls_left)]
         best = problem.score(problem.seed, sample)
         if all(item.ce_source == SAMPLES for item in best.items if item.score is not None):
-            problem.warn("the task model gives no log-probabilities: cross entropies are of right and wrong answers")
+            problem.warn("no log-probabilities came with the answers: cross entropies are of right and wrong")
         pool = Pool()
         problem.report("training_curve", pool.curve)
         problem.report("records", pool.table)

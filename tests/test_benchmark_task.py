@@ -331,5 +331,5 @@ def test_the_generator_falls_back_to_right_and_wrong_where_a_server_refuses_log_
     server.settings.faults = {"no_logprobs": 1.0}
     result = tried(run_of(tmp_path, spec), spec, 1)
     assert result.error is None or result.error.kind is not ErrorKind.BAD_REQUEST
-    said = "the task model gives no log-probabilities: cross entropies are of right and wrong answers"
+    said = "no log-probabilities came with the answers: cross entropies are of right and wrong"
     assert result.warnings.count(said) == 1

@@ -202,7 +202,7 @@ def test_without_log_probabilities_right_and_wrong_stand_for_them() -> None:
     sources = {(row["source"], round(row["cross_entropy"], 3)) for row in setting.problem.reported["records"]}
     assert sources == {("samples", 0.288), ("samples", 1.386)}
     (said,) = setting.problem.warnings
-    assert said == "the task model gives no log-probabilities: cross entropies are of right and wrong answers"
+    assert said == "no log-probabilities came with the answers: cross entropies are of right and wrong"
 
 
 def test_with_log_probabilities_nothing_is_said() -> None:
