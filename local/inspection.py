@@ -18,6 +18,7 @@ from local.launch import open_run
 from local.venue import LocalVenue, overview_of
 from utils.archive import LOCK, Folder, RunArchive
 from utils.errors import Unreachable, UsageError
+from utils.report.overview import damaged_row
 from utils.report.tables import Screenful, results, runs_table, tasks_table, watched
 from utils.serialization import dumps
 from utils.tracing.exporter import parse_items, push
@@ -197,15 +198,7 @@ class LocalRuns:
             problem = str(error)
         except OSError as error:
             problem = f"run {run_id!r}: {error.filename or 'its files'}: {error.strerror}"
-        return {
-            "run_id": run_id,
-            "created": "",
-            "status": "damaged",
-            "simulated": False,
-            "paid": None,
-            "tasks": [],
-            "problem": problem,
-        }
+        return damaged_row(run_id, problem)
 
     def open(self, run_id: str) -> LocalLook:
         return LocalLook(self._venue, run_id)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from benchmark_config import Settings
+from benchmark_config import MODELS, Settings
 from benchmark_task import (
     Launch,
     Venue,
@@ -29,7 +29,7 @@ from benchmark_task import (
     unpriced_model,
     versions,
 )
-from utils.archive import Kind, RunArchive, TaskState
+from utils.archive import Kind, RunArchive, TaskState, Unwritten
 from utils.errors import ErrorKind, MissingKey, UsageError, unknown
 from utils.records import RunPlan, Splits, Status, TaskSpec
 from utils.report.estimate import Need, Places, estimate
@@ -57,8 +57,10 @@ def plan_new(settings: Settings, venue: Venue, *, accept_changed_code: bool = Fa
     """
     run_id = settings.run_id or new_run_id()
     refuse_bad_id(run_id, "--run-id")
-    archive = venue.archive(run_id)
-    settings = replace(settings, models=settings.models or venue.configured_models())
+    # a new run that will not be started is nobody's yet: its price can be told without a key, or a token of Modal's
+    is_thought_of = is_dry and not settings.run_id
+    archive = RunArchive(Unwritten(), run_id, lambda _: False) if is_thought_of else venue.archive(run_id)
+    settings = replace(settings, models=settings.models or _models(venue, is_dry=is_dry))
     missing = _check_models(venue, settings.named_models, settings.model_params, is_dry=is_dry)
     tasks = expand(settings)
     venue.warm_up(settings.named_models)
@@ -130,6 +132,16 @@ def changed_code(plan: RunPlan, tasks: Sequence[TaskSpec], *, is_accepted: bool)
 
 def _code(tasks: Sequence[TaskSpec]) -> dict[str, str]:
     return {name: now for task in tasks for name, now in code_of(task).items()}
+
+
+def _models(venue: Venue, *, is_dry: bool) -> tuple[str, ...]:
+    """The models of the table that the workers can ask; where none will be asked and none can, all of it."""
+    try:
+        return venue.configured_models()
+    except UsageError:
+        if not is_dry:
+            raise
+        return tuple(MODELS)
 
 
 def _check_models(venue: Venue, names: Sequence[str], params: Mapping[str, Any], *, is_dry: bool) -> list[str]:

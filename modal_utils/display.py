@@ -17,8 +17,8 @@ from modal_utils.coordinator import ModalVenue, find_alive
 from modal_utils.deployment import APP, COLLECT, VOLUME, explained, link
 from modal_utils.storage import AT_ONCE, RUNS, Calls, entries, limited, load_calls, load_links, load_paid, load_summary
 from utils.archive import Folder, RunArchive
-from utils.errors import UsageError
-from utils.report.overview import Overview
+from utils.errors import Damaged, UsageError
+from utils.report.overview import Overview, damaged_row
 
 MANY = 300  # new results from which on a container reads them for us
 COLLECT_S = 120.0
@@ -40,11 +40,18 @@ class ModalRuns:
     def overviews(self) -> list[Row]:
         """All runs, from the names of their files and what was summarized: no result is read for a list."""
         with explained():
-            return [self._overview(run_id) for run_id in self._venue.known_runs()]
+            return [self._overview_or_damage(run_id) for run_id in self._venue.known_runs()]
 
     def open(self, run_id: str) -> ModalLook:
         with explained():
             return ModalLook(self._open_run(run_id))
+
+    def _overview_or_damage(self, run_id: str) -> Row:
+        """A run, or what stands in the way of looking at it: one that is damaged hides no other."""
+        try:
+            return self._overview(run_id)
+        except Damaged as error:
+            return damaged_row(run_id, str(error))
 
     def _overview(self, run_id: str) -> Row:
         found = self._venue.archive(run_id)

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 import run_benchmark
-from benchmark_config import DEFAULTS, OPTIMIZERS, Settings
+from benchmark_config import DEFAULTS, MODELS, OPTIMIZERS, Settings
 from benchmark_task import Launch
 from tests.servers.openai_server import OpenAIServer
 from tests.waiting import PATIENCE_S
@@ -194,6 +194,16 @@ def test_a_dry_run_knows_the_price_of_a_real_model(
     said = capsys.readouterr()
     assert json.loads(said.out)["estimate"] == estimate
     assert "needs OPENAI_API_KEY in the environment, before it can run" in said.err
+
+    for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MODAL_CONFIG_PATH", str(tmp_path / "none.toml"))
+    assert run_benchmark.cli([*grid, "openai/gpt-4o-mini", "--modal"]) == 0, "nor a token of Modal's"
+    assert json.loads(capsys.readouterr().out)["estimate"] == estimate
+    for name in set(MODELS.values()):
+        monkeypatch.delenv(name, raising=False)
+    assert run_benchmark.cli(grid[:-1]) == 0, "nor a model: then all of the table are estimated"
+    assert {*json.loads(capsys.readouterr().out)["estimate"]["by_model"]} == {*MODELS}
 
 
 def test_a_dry_run_with_a_probe_makes_the_first_calls_and_writes_nothing(

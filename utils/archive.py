@@ -82,6 +82,30 @@ class Blobs(Protocol):
         """The names in a folder, sorted; empty if there is no such folder."""
 
 
+class Unwritten:
+    """The blobs of a run that is only thought of: there are none, and none can be written."""
+
+    def read(self, name: str) -> bytes:
+        raise FileNotFoundError(name)
+
+    def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
+        return {name: self.read(name) for name in names}
+
+    def read_on(self, name: str, offset: int) -> bytes:
+        raise FileNotFoundError(name)
+
+    def write(self, name: str, content: bytes) -> None:
+        raise PermissionError(f"{name}: this run is not to be written")
+
+    create = write
+
+    def appender(self, name: str) -> Appender:
+        raise PermissionError(f"{name}: this run is not to be written")
+
+    def list(self, folder: str) -> list[str]:
+        return []
+
+
 class Folder:
     """Blobs in a directory. Writes go to a file beside and are renamed: a reader sees the old or the new, whole.
 

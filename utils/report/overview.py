@@ -89,6 +89,19 @@ def paid_by(tasks: Iterable[Row], *, simulated: bool) -> float | None:
     return None if None in amounts else sum(amounts, 0.0)
 
 
+def damaged_row(run_id: str, problem: str) -> Row:
+    """What is left to say of a run whose files cannot be read."""
+    return {
+        "run_id": run_id,
+        "created": "",
+        "status": "damaged",
+        "simulated": False,
+        "paid": None,
+        "tasks": [],
+        "problem": problem,
+    }
+
+
 def run_status(tasks: list[Row], *, stopped: bool) -> str:
     """completed: all are; failed: all are final, some failed; running; else interrupted, and resumable."""
     counts = Counter(task["status"] for task in tasks)
