@@ -794,7 +794,7 @@ def _door(spec: TaskSpec, work: Work, place: Place, calls: Appender) -> Door:
     journal = Journal(calls, calls.sync)
     for earlier in place.earlier:
         journal.read(
-            archive.read_journal(earlier),
+            archive.take_over(earlier),
             name=archive.journal_name(earlier),
             forget_failures=earlier.submission < place.retried_at,
         )

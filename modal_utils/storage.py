@@ -146,6 +146,9 @@ class Remote:
     def appender(self, name: str) -> Appender:
         raise io.UnsupportedOperation(f"{name} cannot be appended to from outside: only its container does that")
 
+    def sync(self, name: str) -> None:
+        """Nothing: what is on a volume lasts."""
+
     def list(self, folder: str) -> list[str]:
         path = f"{self._folder}/{folder}".rstrip("/")
         names = (entry.path.rpartition("/")[2] for entry in entries(self._volume, path))

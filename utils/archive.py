@@ -78,6 +78,9 @@ class Blobs(Protocol):
     def appender(self, name: str) -> Appender:
         """The end of a file of lines, created if missing; a torn last line is cut off."""
 
+    def sync(self, name: str) -> None:
+        """What stands in a file survives a power cut, whoever wrote it. Nothing where there is no such file."""
+
     def list(self, folder: str) -> list[str]:
         """The names in a folder, sorted; empty if there is no such folder."""
 
@@ -151,6 +154,10 @@ class Folder:
 
     def appender(self, name: str) -> Appender:
         return _Open(self.open_log(name))
+
+    def sync(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.disk.sync(self.root / name)
 
     def open_log(self, name: str) -> Log:
         """A file of lines, open at its end; there after a power cut. A torn last line, left by a kill, is cut off."""
@@ -384,6 +391,11 @@ class RunArchive:
             raise Damaged(
                 f"{self.journal_name(attempt)}, line {line} cannot be read: it is no UTF-8; bring the file back"
             ) from None
+
+    def take_over(self, attempt: Attempt) -> str:
+        """The same for whoever goes on from there: a result that is built on these lines must not survive them."""
+        self.blobs.sync(self.journal_name(attempt))
+        return self.read_journal(attempt)
 
     def recording(self, attempt: Attempt) -> Appender:
         """Where an attempt writes its trials and steps."""

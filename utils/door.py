@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from utils.errors import BudgetExhausted, CallError, Drained, ErrorKind
-from utils.journal import Entry, Journal, Waste, outcome
+from utils.journal import SYNC_EVERY_S, Entry, Journal, Waste, outcome
 from utils.ledger import Ledger
 from utils.llm.base import LLM, Unusable, sponsor
 from utils.records import Accounts, Completion, Request, Role, Spend, StopReason, Usage
@@ -170,12 +170,28 @@ class Door:
     async def _send_all(self, role: Role, calls: Sequence[Call]) -> list[Entry]:
         self._stopwatch.start()
         gate = asyncio.Semaphore(self._in_flight)
-        sent = await asyncio.gather(*(self._send(role, call, gate) for call in calls), return_exceptions=True)
+        async with self._synced():
+            sent = await asyncio.gather(*(self._send(role, call, gate) for call in calls), return_exceptions=True)
         entries = [entry for entry in sent if isinstance(entry, Entry)]
         for error in sent:
             if isinstance(error, BaseException):
                 raise error
         return entries
+
+    @asynccontextmanager
+    async def _synced(self) -> AsyncIterator[None]:
+        """Syncs the journal while calls are waited for: one that hangs must not leave its neighbours' lines unsafe."""
+
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(SYNC_EVERY_S)
+                self._journal.sync()
+
+        keeper = asyncio.create_task(keep())
+        try:
+            yield
+        finally:
+            keeper.cancel()
 
     async def _send(self, role: Role, call: Call, gate: asyncio.Semaphore) -> Entry:
         async with gate:

@@ -24,7 +24,7 @@ from utils.serialization import FORMAT, FORMAT_KEY, decode, dumps, parse, refuse
 
 logger = logging.getLogger("utils.journal")
 
-SYNC_EVERY_S = 1.0
+SYNC_EVERY_S = 1.0  # while lines come, and where they stop coming
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class Journal:
         self._sync = sync
         self._clock = clock
         self._synced_at = -SYNC_EVERY_S
+        self._is_synced = True
         self._has_head = False
         self._entries: dict[tuple[str, int], Entry] = {}
         self._wasted: dict[tuple[str, int], Spend] = {}
@@ -165,6 +166,12 @@ class Journal:
         self.ending = Ending(reason, logical_calls)
         self._write({"ending": self.ending})
 
+    def sync(self) -> None:
+        """What was written so far survives a power cut."""
+        if not self._is_synced:
+            self._sync()
+            self._synced_at, self._is_synced = self._clock(), True
+
     def stray(self, used: Iterable[tuple[str, int]]) -> Spend:
         """What was paid for calls that are in no ledger: not asked again by this attempt, or of a batch cut short."""
         charged = set(used)
@@ -175,9 +182,9 @@ class Journal:
         head = "" if self._has_head else dumps({FORMAT_KEY: FORMAT}) + "\n"
         self._append(head + dumps(record) + "\n")
         self._has_head = True
+        self._is_synced = False
         if self._clock() - self._synced_at >= SYNC_EVERY_S:
-            self._sync()
-            self._synced_at = self._clock()
+            self.sync()
 
     def _add(self, waste: Waste) -> None:
         self.paid = self.paid + waste.billed

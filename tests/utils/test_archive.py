@@ -552,6 +552,16 @@ def test_the_calls_of_an_attempt_are_synced_before_its_result_is_written(tmp_pat
     assert disk.done.index(f"sync {name}") < disk.done.index(f"write .{attempt(A)}.completed.json")
 
 
+def test_a_journal_that_is_taken_over_is_synced(tmp_path: Path) -> None:
+    disk = Recorded()
+    archive = local_archive(tmp_path, "r", disk)
+    archive.journal(attempt(A))("line\n")  # by a worker that was killed before it could sync
+    disk.done.clear()
+    assert archive.take_over(attempt(A)) == "line\n"
+    assert disk.done == [f"sync {attempt(A)}.jsonl"]
+    assert archive.take_over(attempt(B)) == "", "one that asked nothing has no journal"
+
+
 def test_what_a_run_writes_is_its_owners_alone(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "r")
     folder.write("results/x", b"")

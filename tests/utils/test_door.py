@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -237,6 +238,30 @@ def test_an_answer_is_in_the_journal_before_anybody_is_told_of_it() -> None:
         door.listen = lambda: told.append(len(tape.lines))
         door.ask(Role.TASK, ask("a", "b"))
     assert told == [1, 2]
+
+
+def test_an_answer_is_synced_while_another_call_of_its_batch_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(Scripted):
+        async def pause(self, count: int) -> None:
+            if count == 2:
+                await synced.wait()
+
+    async def event() -> asyncio.Event:
+        return asyncio.Event()
+
+    monkeypatch.setattr("utils.door.SYNC_EVERY_S", 0.001)
+    synced = asyncio.run(event())
+    syncs: list[int] = []
+
+    def sync() -> None:
+        syncs.append(len(tape.lines))
+        if syncs[-1] == 2:
+            synced.set()
+
+    tape = Tape()
+    with closing(Door({Role.TASK: Hanging(echo)}, Journal(tape.lines.append, sync), Ledger())) as door:
+        assert texts(door.ask(Role.TASK, ask("a", "b", "c"))) == ["re a", "re b", "re c"]
+    assert syncs == [1, 2], "the first line at once, the second while the third call was waited for"
 
 
 def test_an_answer_that_cannot_be_journalled_is_not_used() -> None:

@@ -163,6 +163,17 @@ def test_answers_are_synced_together_once_a_second() -> None:
     assert done == ["line", "sync", "line", "line", "line", "sync", "line"]
 
 
+def test_what_came_after_the_last_sync_is_synced_when_asked_and_once() -> None:
+    done: list[str] = []
+    book = Journal(lambda line: done.append("line"), lambda: done.append("sync"), lambda: 100.0)
+    book.sync()
+    for key in ("a", "b"):
+        book.record(answered("x", key))
+    book.sync()
+    book.sync()
+    assert done == ["line", "sync", "line", "sync"]
+
+
 def test_an_outcome_that_could_not_be_written_is_not_found() -> None:
     def append(line: str) -> None:
         raise OSError("disk full")

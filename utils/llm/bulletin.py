@@ -62,7 +62,8 @@ class Bulletin:
             self._disk.make_folder(self._path.parent)
             log = self._disk.open_log(self._path)
             try:
-                log.write((dumps(notice) + "\n").encode())
+                # on a line of its own, whatever a power cut left of the last one
+                log.write(f"\n{dumps(notice)}\n".encode())
             finally:
                 log.close()
         except OSError as error:

@@ -57,6 +57,13 @@ def test_what_cannot_be_read_is_left_out(line: str, tmp_path: Path) -> None:
     assert Bulletin(path).news() == [Notice(1.0, 2.0)]
 
 
+def test_a_notice_is_heard_whatever_a_power_cut_left_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"at": 1.0, "pau')
+    Bulletin(path).post(pause_s=2.0)
+    assert [notice.pause_s for notice in Bulletin(path).news()] == [2.0]
+
+
 def test_where_nothing_can_be_written_the_others_are_not_told_and_the_run_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
