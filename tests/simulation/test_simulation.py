@@ -1,0 +1,67 @@
+"""Whole runs on a virtual clock: whatever befalls them, they end as on a good day.
+
+The simulation needs a process of its own, whose clocks and disk it takes over; it does all jobs of this file at once.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SEEDS, POINTS, PAIRS = "seeds:0-199", "points", "pairs:400"
+MUTANTS = ("line_after_use", "result_before_details", "claim_not_released")
+
+
+def simulated(*jobs: str) -> str:
+    """What the simulation says of these jobs."""
+    command = [sys.executable, "-m", "tests.simulation", *jobs]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def said() -> str:
+    return simulated(SEEDS, POINTS, PAIRS, *(f"mutant:{name}" for name in MUTANTS))
+
+
+def about(job: str, said: str) -> str:
+    """The lines of one job, and how to see again what they tell."""
+    lines = said.splitlines()
+    return "\n".join("\n".join(lines[i : i + 2]) for i, line in enumerate(lines) if line.startswith(f"{job}: "))
+
+
+@pytest.mark.parametrize("job", [SEEDS, POINTS, PAIRS])
+def test_a_run_ends_as_on_a_good_day_whatever_befalls_it(job: str, said: str) -> None:
+    assert f"{job}: " in said
+    assert ", 0 broken" in about(job, said), about(job, said)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_fault_that_is_put_in_is_found(mutant: str, said: str) -> None:
+    assert "found by" in about(f"mutant:{mutant}", said), about(f"mutant:{mutant}", said)
+
+
+def test_a_seed_is_a_schedule_to_the_last_operation() -> None:
+    first, second = simulated("trace:17", "trace:17").split("the end\n")[:2]
+    assert first == second
+    assert first.count("\n") > 50
+    assert first == simulated("trace:17").split("the end\n")[0], "in another process, too"
+
+
+@pytest.mark.trial
+@pytest.mark.parametrize("first", range(200, 20_200, 1000))
+def test_20_000_seeds(first: int) -> None:
+    job = f"seeds:{first}-{first + 999}"
+    said = simulated(job)
+    assert ", 0 broken" in about(job, said), about(job, said)
+
+
+@pytest.mark.trial
+def test_each_pair_of_crash_points() -> None:
+    said = simulated("pairs")
+    assert ", 0 broken" in about("pairs", said), about("pairs", said)
