@@ -105,6 +105,9 @@ class Unwritten:
     def appender(self, name: str) -> Appender:
         raise PermissionError(f"{name}: this run is not to be written")
 
+    def sync(self, name: str) -> None:
+        """Nothing is there."""
+
     def list(self, folder: str) -> list[str]:
         return []
 

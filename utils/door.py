@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from utils.errors import BudgetExhausted, CallError, Drained, ErrorKind
-from utils.journal import SYNC_EVERY_S, Entry, Journal, Waste, outcome
+from utils.journal import Entry, Journal, Waste, outcome
 from utils.ledger import Ledger
 from utils.llm.base import LLM, Unusable, sponsor
 from utils.records import Accounts, Completion, Request, Role, Spend, StopReason, Usage
@@ -184,7 +184,7 @@ class Door:
 
         async def keep() -> None:
             while True:
-                await asyncio.sleep(SYNC_EVERY_S)
+                await asyncio.sleep(self._journal.due_s)
                 self._journal.sync()
 
         keeper = asyncio.create_task(keep())

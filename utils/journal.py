@@ -166,6 +166,11 @@ class Journal:
         self.ending = Ending(reason, logical_calls)
         self._write({"ending": self.ending})
 
+    @property
+    def due_s(self) -> float:
+        """Seconds until what was written has to be synced, or to look again."""
+        return SYNC_EVERY_S - (0.0 if self._is_synced else min(SYNC_EVERY_S, self._clock() - self._synced_at))
+
     def sync(self) -> None:
         """What was written so far survives a power cut."""
         if not self._is_synced:

@@ -249,7 +249,7 @@ def test_an_answer_is_synced_while_another_call_of_its_batch_hangs(monkeypatch: 
     async def event() -> asyncio.Event:
         return asyncio.Event()
 
-    monkeypatch.setattr("utils.door.SYNC_EVERY_S", 0.001)
+    monkeypatch.setattr("utils.journal.SYNC_EVERY_S", 0.001)
     synced = asyncio.run(event())
     syncs: list[int] = []
 
@@ -259,7 +259,7 @@ def test_an_answer_is_synced_while_another_call_of_its_batch_hangs(monkeypatch: 
             synced.set()
 
     tape = Tape()
-    with closing(Door({Role.TASK: Hanging(echo)}, Journal(tape.lines.append, sync), Ledger())) as door:
+    with closing(Door({Role.TASK: Hanging(echo)}, Journal(tape.lines.append, sync, Clock()), Ledger())) as door:
         assert texts(door.ask(Role.TASK, ask("a", "b", "c"))) == ["re a", "re b", "re c"]
     assert syncs == [1, 2], "the first line at once, the second while the third call was waited for"
 
