@@ -275,7 +275,7 @@ def test_an_optimizer_goes_on_when_most_replies_cannot_be_read(name: str) -> Non
 
     result, _ = run(spec_of(name, 500), Scripted(clumsy), Tape())
     assert result.stop_reason is not StopReason.OPTIMIZER_FAILED
-    assert len(result.warnings) == 1
+    assert len([warning for warning in result.warnings if warning.startswith("edits failed")]) == 1
     assert sum(step.decision in ("accept", "reject") for step in result.steps) > 3
 
 

@@ -105,7 +105,7 @@ def test_a_refused_key_stops_all_tasks_of_the_provider_at_once(tmp_path: Path) -
 def test_a_key_refused_for_the_optimizer_model_ends_what_uses_it_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with OpenAIServer(key="another") as editor, OpenAIServer() as server:
+    with OpenAIServer(key="another", answer=answering()) as editor, OpenAIServer() as server:
         monkeypatch.setenv("HOSTED_VLLM_API_BASE", editor.url)
         monkeypatch.setenv("HOSTED_VLLM_API_KEY", "wrong")
         words = SMALL.replace("no_op", "random_paraphrase no_op") + " --optimizer-model hosted_vllm/editor"

@@ -566,7 +566,7 @@ def test_a_reload_with_an_open_file_is_refused(plane: Plane, task: Any) -> None:
     if plane.volume_mode != "snapshot":
         pytest.skip("a volume that containers share is never reloaded")
     with pytest.raises(RuntimeError, match="open files"):
-        task.with_options(retries=0).remote({"id": "holding", "gathers": 2})
+        task.with_options(retries=0).remote({"id": "holding", "hold": True})
 
 
 # --------------------------------------------------------------------------- the server

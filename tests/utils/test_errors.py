@@ -48,8 +48,12 @@ def test_only_lost_and_malformed_answers_are_asked_again() -> None:
     assert {kind for kind in ErrorKind if kind.is_retryable} == {ErrorKind.TRANSIENT, ErrorKind.MALFORMED}
 
 
-def test_only_a_refused_key_and_an_empty_account_stop_a_provider() -> None:
-    assert {kind for kind in ErrorKind if kind.stops_provider} == {ErrorKind.AUTH, ErrorKind.QUOTA}
+def test_a_refused_key_an_empty_account_and_silence_stop_a_provider() -> None:
+    assert {kind for kind in ErrorKind if kind.stops_provider} == {
+        ErrorKind.AUTH,
+        ErrorKind.QUOTA,
+        ErrorKind.UNAVAILABLE,
+    }
 
 
 def test_no_kind_is_both_asked_again_and_stops_its_provider() -> None:

@@ -484,7 +484,7 @@ def test_a_server_that_fails_now_and_then_gets_all(grid: Run, server: OpikServer
             {"path": "batch|scores|items", "drop": True, "apply": True, "p": 0.2, "count": 20},
         ]
     )
-    left = push(grid.archive, grid.plan, target_of(server), pauses_s=(0.0,) * 9)
+    left = push(grid.archive, grid.plan, target_of(server), pauses_s=(0.0,) * 41)  # more than there are faults
     assert left.left == 0
     assert_complete(grid, server)
 
