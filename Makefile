@@ -17,7 +17,7 @@ demo: install  ## a real grid on simulated models: no key, no network
 		--demo-datasets gsm8k hotpot_300 medhallu --yes
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

@@ -325,8 +325,8 @@ def test_output_that_is_piped_is_a_plain_line_a_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        [*QUICK, "--demo-datasets", "gsm8k", "cnn_dailymail", "hotpot_300", "--seeds", "1", "2"],
-        ["--data", "sample", "--demo-datasets", "cnn_dailymail", "ai2_arc", "--budget", "300"],
+        [*QUICK, "--demo-datasets", "gsm8k", "cnn_dailymail"],
+        ["--data", "sample", "--demo-datasets", "cnn_dailymail", "--budget", "200"],
         [*QUICK, "--demo-datasets", "medhallu", "--metric", "llm_judge"],
     ],
     ids=["test mode", "full", "judged"],

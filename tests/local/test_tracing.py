@@ -253,7 +253,7 @@ TROUBLES: dict[str, Callable[[OpikServer, str, Mapping[str, str]], Said]] = {
     "troubles",
     [
         ("hangs", "500"),
-        ("401", "refuses connections", "away for 2 s"),
+        pytest.param(("401", "refuses connections", "away for 2 s"), marks=pytest.mark.trial),
         pytest.param(("429", "loses replies", "dies"), marks=pytest.mark.trial),
     ],
     ids=" and ".join,
@@ -325,6 +325,7 @@ def workers(folder: Path) -> list[int]:
     return [json.loads(archive.blobs.read(name))["pid"] for name in held if archive.is_alive(name)]
 
 
+@pytest.mark.trial
 def test_what_was_recorded_before_a_kill_arrives_once_by_a_push_and_by_a_resume(tmp_path: Path) -> None:
     grid = "--demo-datasets gsm8k ai2_arc --optimizers no_op random_paraphrase few_shot:max_trials=4"
     limits = "--budget 40 --max-concurrent 2 --max-in-flight 8"

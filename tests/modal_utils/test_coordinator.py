@@ -286,7 +286,7 @@ def test_ctrl_c_while_submitting_leaves_a_run_that_can_be_resumed_or_cancelled(d
     client.send_signal(signal.SIGINT)
     out, err = client.communicate(timeout=PATIENCE_S)
     assert client.returncode == 130, out + err
-    assert err.strip() == ""
+    assert err.strip() in ("", "interrupted")
     assert re.search(r"stopped after [0-3] of 6 calls; they go on\.", out)  # an id may be on its way
     for verb in ("resume", "cancel"):
         assert f"python run_benchmark.py --modal --{verb}-run-id stopped" in out
@@ -446,6 +446,7 @@ def test_a_task_that_ends_while_its_call_is_asked_for_is_not_submitted_again(
 # --------------------------------------------------------------------------- money of a run
 
 
+@pytest.mark.trial
 def test_the_limit_of_a_run_holds_over_its_containers_and_more_money_ends_it(
     deployed: Cloud, server: OpenAIServer
 ) -> None:

@@ -139,6 +139,7 @@ def test_whatever_happens_to_60_tasks(deployed: Cloud, server: OpenAIServer, see
     chaos(deployed, server, f"chaos-{seed}", 15, random.Random(seed))
 
 
+@pytest.mark.trial
 def test_preemptions_cost_no_answer(deployed: Cloud, server: OpenAIServer) -> None:
     before = struck(deployed, "preempt")
     deployed.plane.faults([strike(action="preempt", after=0.3 + 0.3 * number, skip=number) for number in range(3)])

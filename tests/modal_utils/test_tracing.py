@@ -185,6 +185,7 @@ def test_a_container_that_could_not_send_is_made_good_by_a_push(
     assert_complete(run, overview, opik)
 
 
+@pytest.mark.trial
 def test_a_killed_container_s_run_is_pushed_to_completion(deployed: Cloud, opik: OpikServer, tmp_path: Path) -> None:
     words = GRID.replace("gsm8k ai2_arc", "gsm8k").replace("no_op hill_climb", "hill_climb")
     deployed.plane.faults([{"at": "input", "function": "run_task", "times": 1, "action": "crash", "after": 4.0}])
