@@ -21,7 +21,7 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -51,7 +51,7 @@ from modal_utils.purse import Money, fill
 from modal_utils.storage import RUNS, Calls, Remote, Started, entries, latest_calls, save_calls, save_links
 from modal_utils.worker_core import Order
 from utils.archive import Attempt, Kind, RunArchive, TaskState
-from utils.errors import UsageError
+from utils.errors import Unreachable, UsageError
 from utils.records import TaskSpec
 from utils.report.overview import Overview
 from utils.serialization import decode, encode
@@ -62,6 +62,7 @@ from utils.tracing.target import Target, decide
 AT_ONCE = 64  # exchanges with Modal on their way
 CHUNK = 500  # calls whose ids are written down together
 CHUNK_S = 2.0  # or those of so long
+SAVE_PAUSES_S = (1.0, 5.0, 15.0)  # between the last tries to write them down
 FULL_S = 300.0  # how long a full queue is waited for
 QUIET_S = 10.0  # that a worker may take to answer before a word is said of it
 PREFLIGHT_S = 660.0  # a worker that does not answer by then does not start: Modal gives a new image 10 minutes
@@ -459,13 +460,14 @@ class Recorder:
         return len(self._fresh) >= CHUNK or bool(self._fresh and time.monotonic() - self._saved_at > CHUNK_S)
 
     def save(self) -> None:
-        """Write down what is not yet."""
-        if self._fresh:
-            fresh, self._fresh = self._fresh, {}
-            self._chunks += 1
-            save_calls(self._archive, Calls(self._submission, self.pool, fresh), self._chunks)
-            self._console.print(f"submitted {self.total:,} of {self._wanted:,}", style="dim", highlight=False)
+        """Write down what is not yet. Raises Unreachable; what was not written then is written the next time."""
         self._saved_at = time.monotonic()
+        if fresh := dict(self._fresh):
+            self._chunks += 1  # each try has a name of its own: what seems lost may have arrived
+            save_calls(self._archive, Calls(self._submission, self.pool, fresh), self._chunks)
+            for task_id in fresh:
+                del self._fresh[task_id]
+            self._console.print(f"submitted {self.total:,} of {self._wanted:,}", style="dim", highlight=False)
 
 
 async def spawn_all(pool: modal.Function[..., Any, Any], orders: Sequence[Order], recorder: Recorder) -> None:
@@ -477,11 +479,14 @@ async def spawn_all(pool: modal.Function[..., Any, Any], orders: Sequence[Order]
             call = await patiently(partial(pool.spawn.aio, order))
             recorder.add(task_id, call.object_id)
 
+    is_over = asyncio.Event()
+
     async def record() -> None:
-        while True:
+        while not is_over.is_set():
             await asyncio.sleep(0.1)
             if recorder.is_due:
-                await asyncio.to_thread(recorder.save)
+                with suppress(Unreachable):
+                    await asyncio.to_thread(recorder.save)
 
     writer = asyncio.create_task(record())
     try:
@@ -491,9 +496,25 @@ async def spawn_all(pool: modal.Function[..., Any, Any], orders: Sequence[Order]
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None  # one that stops a call stops them all
     finally:
-        writer.cancel()
-        await asyncio.gather(writer, return_exceptions=True)
-        await asyncio.to_thread(recorder.save)
+        is_over.set()  # no cancellation, which leaves a thread behind that still writes
+        last = asyncio.ensure_future(_save_at_last(recorder, writer))
+        try:
+            await asyncio.shield(last)
+        except asyncio.CancelledError:  # a Ctrl-C waits until the ids are written, too
+            await last
+            raise
+
+
+async def _save_at_last(recorder: Recorder, writer: asyncio.Task[None]) -> None:
+    """Write down what the writer has left. Raises Unreachable where Modal stays away."""
+    await asyncio.gather(writer, return_exceptions=True)
+    for pause_s in SAVE_PAUSES_S:
+        try:
+            await asyncio.to_thread(recorder.save)
+            return
+        except Unreachable:
+            await asyncio.sleep(pause_s)
+    await asyncio.to_thread(recorder.save)
 
 
 def first_answer(get: Callable[..., Any], tell: Callable[[str], None]) -> Any:

@@ -27,7 +27,7 @@ import modal
 
 from modal_utils.deployment import explained
 from utils.archive import Appender, Attempt, Folder, RunArchive
-from utils.disk import CommittedDisk
+from utils.disk import CommittedDisk, Disk
 from utils.records import Spend, TaskResult
 from utils.report.overview import Row, outcome
 from utils.serialization import dumps, loads
@@ -42,8 +42,10 @@ class Mounted(Folder):
     A volume cannot be reloaded while a file on it is open, so files are opened for each append.
     """
 
-    def __init__(self, root: Path, commit: Callable[[], None], reload: Callable[[], None]) -> None:
-        super().__init__(root, CommittedDisk())
+    def __init__(
+        self, root: Path, commit: Callable[[], None], reload: Callable[[], None], disk: Disk | None = None
+    ) -> None:
+        super().__init__(root, disk or CommittedDisk())
         self.commit = commit
         self.reload = reload
         self.is_dirty = False  # something was written since the last commit

@@ -301,7 +301,7 @@ def _barren(archive: RunArchive, before: list[Attempt]) -> int:
 
 def _bills(order: Order, blobs: Mounted) -> Bills:
     """What attempts have paid, by the files as they are in this container, published or not."""
-    return Bills(RunArchive(Folder(blobs.root), order.run_id))
+    return Bills(RunArchive(Folder(blobs.root, blobs.disk), order.run_id))
 
 
 def _lost(order: Order, blobs: Mounted, attempts: Sequence[Attempt], kind: ErrorKind, text: str) -> TaskResult:

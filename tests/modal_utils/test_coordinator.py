@@ -18,9 +18,10 @@ from typing import Any
 
 import modal
 import pytest
+from rich.console import Console
 
 from modal_utils import coordinator
-from modal_utils.coordinator import FULL_S, patiently
+from modal_utils.coordinator import FULL_S, Recorder, patiently, spawn_all
 from modal_utils.deployment import DEPLOY
 from modal_utils.storage import Calls, load_calls, save_calls
 from tests.modal_utils.command import HIDDEN, ROOT, Cloud, checkout, client_of, cloud, outcomes, statuses
@@ -28,7 +29,7 @@ from tests.servers.modal import running
 from tests.servers.openai_server import OpenAIServer
 from tests.waiting import PATIENCE_S, until
 from utils.archive import Attempt, Folder, Kind, RunArchive
-from utils.errors import UsageError
+from utils.errors import Unreachable, UsageError
 from utils.journal import Entry, read_lines
 from utils.llm import litellm_engine
 from utils.records import RunPlan, Status, StopReason, TaskResult, TaskSpec
@@ -137,6 +138,46 @@ def test_a_queue_that_stays_full_is_given_up_in_time_with_the_way_to_go_on() -> 
     with pytest.raises(UsageError, match=r"no more calls for \d+ s: full; look at the workspace's usage"):
         wait_for(queue.call, queue.sleep)
     assert FULL_S <= sum(queue.slept) < FULL_S + 30
+
+
+def test_ids_that_could_not_be_written_down_are_written_the_next_time(tmp_path: Path) -> None:
+    class Away(Folder):
+        tries = 0
+
+        def create(self, name: str, content: bytes) -> None:
+            self.tries += 1
+            if self.tries == 1:
+                raise Unreachable("away")
+            super().create(name, content)
+
+    archive = RunArchive(Away(tmp_path), "r")
+    recorder = Recorder(archive, Console(quiet=True))
+    recorder.begin(1, "fu-1", 2)
+    recorder.add("one", "fc-1")
+    with pytest.raises(Unreachable):
+        recorder.save()
+    recorder.add("two", "fc-2")
+    recorder.save()
+    assert [calls.ids for calls in load_calls(archive)] == [{"one": "fc-1", "two": "fc-2"}]
+
+
+@pytest.mark.parametrize("turns", range(1, 9))  # of the event loop
+def test_a_ctrl_c_in_the_last_moment_waits_until_the_ids_are_written(turns: int, tmp_path: Path) -> None:
+    archive = RunArchive(Folder(tmp_path), "r")
+    recorder = Recorder(archive, Console(quiet=True))
+    recorder.begin(1, "fu-1", 1)
+    recorder.add("one", "fc-1")
+
+    async def interrupted() -> None:
+        submitting = asyncio.create_task(spawn_all(None, [], recorder))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        submitting.cancel()
+        await submitting
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(interrupted())
+    assert [calls.ids for calls in load_calls(archive)] == [{"one": "fc-1"}]
 
 
 def test_other_refusals_are_not_waited_out() -> None:

@@ -1,8 +1,8 @@
 """What must hold after every schedule, as functions of what came of it. Each yields a line for each breach.
 
 A call is *at risk* where its answer could not have been written down: its process died within a moment of getting it,
-or before; after a power cut those of a second more, for lines are synced once a second. Every other answer that was
-given is in the books, and is never asked for again.
+or before; after a power cut those of a second more, for lines are synced once a second; on Modal those since the last
+commit. Every other answer that was given is in the books, and is never asked for again.
 """
 
 from __future__ import annotations
@@ -120,6 +120,8 @@ def at_risk(played: Played) -> list[Call]:
 
     def is_lost(call: Call) -> bool:
         process, at = call.process, call.delivered_at
+        if process.kept_until is not None:
+            return process.exitcode != 0 and (at is None or at >= process.kept_until - MOMENT_S)
         return process.is_dead and process.exitcode != 0 and (at is None or at >= process.died_at - margin)
 
     return [call for call in played.provider.calls if is_lost(call)]

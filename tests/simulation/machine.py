@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import Any
 
 from tests.simulation.disk import Crash, Disk, Extent, Points
-from tests.simulation.world import Killed, Process, World
+from tests.simulation.world import LONGEST_S, Killed, Process, World
 
 EPOCH = 1_800_000_000.0  # the wall clock when a world begins
 
@@ -37,8 +37,8 @@ EPOCH = 1_800_000_000.0  # the wall clock when a world begins
 class Machine:
     """A world with its disk: what one schedule runs on."""
 
-    def __init__(self, seed: int, crashes: tuple[Crash, ...] = ()) -> None:
-        self.world = World(seed)
+    def __init__(self, seed: int, crashes: tuple[Crash, ...] = (), longest_s: float = LONGEST_S) -> None:
+        self.world = World(seed, longest_s)
         self.points = Points(self.world, crashes)
         self.disk = Disk(self.world, self.points)
 
@@ -73,7 +73,9 @@ def install() -> None:
     os.kill = _either(os.kill, _signal)
     os._exit = _either(os._exit, lambda status: _world().end(_world().process, status))
     threading.get_ident = _either(threading.get_ident, lambda: _world().process.pid)
+    threading.main_thread = _either(threading.main_thread, _first_thread)
     signal.signal = _either(signal.signal, _handle)
+    signal.getsignal = _either(signal.getsignal, lambda number: _world().process.handlers.get(number))
     threading.Thread.start = _start
     threading.Event = Event
     queue.SimpleQueue = Queue
@@ -126,6 +128,12 @@ def _start(thread: threading.Thread) -> None:
         _world().spawn(_world().process, thread.run)
     else:
         _start_really(thread)
+
+
+def _first_thread() -> threading.Thread | None:
+    """The one that gets the signals, if it is who asks."""
+    current = _world().current
+    return threading.current_thread() if current is current.process.threads[0] else None
 
 
 class Event(threading.Event):
@@ -262,7 +270,7 @@ class Sentinel:
 
     @property
     def is_ready(self) -> bool:
-        return self._process.is_dead and not self._process.threads
+        return self._process.is_gone
 
 
 class Child:

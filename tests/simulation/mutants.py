@@ -16,7 +16,8 @@ from utils.serialization import dumps
 
 
 @contextmanager
-def _in_place(owner: type, **others: Callable[..., Any]) -> Iterator[None]:
+def in_place(owner: Any, **others: Callable[..., Any]) -> Iterator[None]:
+    """A class or a module with other functions."""
     before = {name: owner.__dict__[name] for name in others}
     for name, other in others.items():
         setattr(owner, name, other)
@@ -46,7 +47,7 @@ def line_after_use() -> Iterator[None]:
         write_first(self._journal, "", 0)
         close(self)
 
-    with _in_place(Journal, record=record_later, find=write_first), _in_place(Door, close=write_last):
+    with in_place(Journal, record=record_later, find=write_first), in_place(Door, close=write_last):
         yield
 
 
@@ -60,14 +61,14 @@ def result_before_details() -> Iterator[None]:
         self.blobs.create(f"details/{attempt}.json", dumps(result).encode())
         return result
 
-    with _in_place(RunArchive, save_result=small_first):
+    with in_place(RunArchive, save_result=small_first):
         yield
 
 
 @contextmanager
 def claim_not_released() -> Iterator[None]:
     """Who claimed a question that was refused keeps it."""
-    with _in_place(AnswerStore, release=lambda *_: None):
+    with in_place(AnswerStore, release=lambda *_: None):
         yield
 
 

@@ -103,11 +103,11 @@ def play(scenario: Scenario) -> Played:
     on = Machine(scenario.seed, scenario.crashes)
     provider = Provider(on.world, scenario.weather)
     played = Played(scenario, on, provider)
-    with _folder() as folder, _used(on, provider):
+    with _folder() as folder, used(on, provider):
         on.disk.root = folder / RUN
         on.disk.folders.update(on.disk.root.parents)
         on.disk.beside.append(lambda: _lose_cache(played, on, folder / RUN / CACHE))
-        settings = _settings(scenario, folder)
+        settings = grid_settings(scenario, str(folder))
         venue = LocalVenue(str(folder))
         for kill in scenario.kills:
             on.world.start("user", lambda kill=kill: _send(on, kill), is_bystander=True)
@@ -174,7 +174,8 @@ def _read(venue: LocalVenue, played: Played) -> None:
             played.claims = [Path(owner).name for (owner,) in shared.execute(f"select owner from {claimed}")]
 
 
-def _settings(scenario: Scenario, folder: Path) -> Settings:
+def grid_settings(scenario: Scenario, folder: str = Settings.checkpoint_dir) -> Settings:
+    """What the command is typed with."""
     optimizers, seeds = GRIDS[scenario.grid]
     return Settings(
         demo_datasets=("ai2_arc",),
@@ -185,7 +186,7 @@ def _settings(scenario: Scenario, folder: Path) -> Settings:
         seeds=seeds,
         budget=24,
         run_id=RUN,
-        checkpoint_dir=str(folder),
+        checkpoint_dir=folder,
         max_concurrent=scenario.workers,
         max_in_flight=scenario.in_flight,
         call_timeout=20.0,
@@ -207,7 +208,8 @@ def _folder() -> Iterator[Path]:
 
 
 @contextmanager
-def _used(on: Machine, provider: Provider) -> Iterator[None]:
+def used(on: Machine, provider: Provider) -> Iterator[None]:
+    """In their place, for the product that is called in here."""
     machine.use(on)
     litellm.acompletion = provider.acompletion
     try:

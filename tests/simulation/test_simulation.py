@@ -12,8 +12,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SEEDS, POINTS, PAIRS = "seeds:0-199", "points", "pairs:400"
-MUTANTS = ("line_after_use", "result_before_details", "claim_not_released")
+SEEDS, POINTS, PAIRS = "seeds:0-199", "points:3", "pairs:2000"
+MODAL = "modal:0-79"
+MUTANTS = (
+    "mutant:line_after_use",
+    "mutant:result_before_details",
+    "mutant:claim_not_released",
+    "modal-mutant:submission_over_another",
+    "modal-mutant:no_look_back",
+    "modal-mutant:never_superseded",
+    "modal-mutant:result_not_committed",
+    "modal-mutant:calls_not_written_down",
+)
 
 
 def simulated(*jobs: str) -> str:
@@ -26,7 +36,7 @@ def simulated(*jobs: str) -> str:
 
 @pytest.fixture(scope="module")
 def said() -> str:
-    return simulated(SEEDS, POINTS, PAIRS, *(f"mutant:{name}" for name in MUTANTS))
+    return simulated(SEEDS, POINTS, PAIRS, MODAL, *MUTANTS)
 
 
 def about(job: str, said: str) -> str:
@@ -35,7 +45,7 @@ def about(job: str, said: str) -> str:
     return "\n".join("\n".join(lines[i : i + 2]) for i, line in enumerate(lines) if line.startswith(f"{job}: "))
 
 
-@pytest.mark.parametrize("job", [SEEDS, POINTS, PAIRS])
+@pytest.mark.parametrize("job", [SEEDS, POINTS, PAIRS, MODAL])
 def test_a_run_ends_as_on_a_good_day_whatever_befalls_it(job: str, said: str) -> None:
     assert f"{job}: " in said
     assert ", 0 broken" in about(job, said), about(job, said)
@@ -43,14 +53,15 @@ def test_a_run_ends_as_on_a_good_day_whatever_befalls_it(job: str, said: str) ->
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_fault_that_is_put_in_is_found(mutant: str, said: str) -> None:
-    assert "found by" in about(f"mutant:{mutant}", said), about(f"mutant:{mutant}", said)
+    assert "found by" in about(mutant, said), about(mutant, said)
 
 
-def test_a_seed_is_a_schedule_to_the_last_operation() -> None:
-    first, second = simulated("trace:17", "trace:17").split("the end\n")[:2]
+@pytest.mark.parametrize("job", ["trace:17", "modal-trace:17"])
+def test_a_seed_is_a_schedule_to_the_last_operation(job: str) -> None:
+    first, second = simulated(job, job).split("the end\n")[:2]
     assert first == second
     assert first.count("\n") > 50
-    assert first == simulated("trace:17").split("the end\n")[0], "in another process, too"
+    assert first == simulated(job).split("the end\n")[0], "in another process, too"
 
 
 @pytest.mark.trial
@@ -62,6 +73,15 @@ def test_20_000_seeds(first: int) -> None:
 
 
 @pytest.mark.trial
-def test_each_pair_of_crash_points() -> None:
-    said = simulated("pairs")
-    assert ", 0 broken" in about("pairs", said), about("pairs", said)
+@pytest.mark.parametrize("first", range(80, 10_080, 1000))
+def test_10_000_seeds_on_modal(first: int) -> None:
+    job = f"modal:{first}-{first + 999}"
+    said = simulated(job)
+    assert ", 0 broken" in about(job, said), about(job, said)
+
+
+@pytest.mark.trial
+@pytest.mark.parametrize("job", ["points", "pairs"])
+def test_each_crash_point_and_each_pair_of_them(job: str) -> None:
+    said = simulated(job)
+    assert ", 0 broken" in about(job, said), about(job, said)

@@ -55,10 +55,16 @@ class Process:
     threads: list[Thread] = field(default_factory=list)
     died_at: float = -1.0
     is_bystander: bool = False  # nobody waits for it to end
+    kept_until: float | None = None  # what it wrote by then outlives it; None: all that it wrote
 
     @property
     def is_dead(self) -> bool:
         return self.exitcode is not None
+
+    @property
+    def is_gone(self) -> bool:
+        """Dead, and none of its threads is on its way out any more."""
+        return self.is_dead and not self.threads
 
 
 class Thread:
@@ -113,8 +119,9 @@ def _bury(process: Process) -> None:
 class World:
     """The clock, the processes and the draws of one schedule."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, longest_s: float = LONGEST_S) -> None:
         self.rng = Random(seed)
+        self._longest_s = longest_s
         self.now = 0.0
         self.processes: list[Process] = []
         self.threads: list[Thread] = []
@@ -246,7 +253,7 @@ class World:
         ready = self._ready()
         if not ready:
             moments = [thread.wakes_at for thread in self.threads if thread.wakes_at is not None]
-            if not moments or min(moments) > LONGEST_S:
+            if not moments or min(moments) > self._longest_s:
                 return None
             self.now = max(self.now, min(moments))
             ready = self._ready()
