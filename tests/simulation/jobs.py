@@ -54,7 +54,7 @@ def do(job: str) -> int:
     if name == "mutant":
         return _hunt(job, MUTANTS[rest], [partial(_breaches, scenario(seed)) for seed in range(SEEDS)])
     if name == "trace":
-        return _trace(play(scenario(int(rest))))
+        return _trace(job, play(scenario(int(rest))))
     if name.startswith("modal-"):
         # Modal's client is slow to import, and the other jobs need none
         from tests.simulation import dispatches, modal_checks, modal_mutants
@@ -62,7 +62,7 @@ def do(job: str) -> int:
         if name == "modal-mutant":
             calm = [partial(_breaches_of, modal_checks.of, dispatches.scenario(seed)) for seed in range(SEEDS)]
             return _hunt(job, modal_mutants.MUTANTS[rest], calm)
-        return _trace(dispatches.play(dispatches.scenario(int(rest))))
+        return _trace(job, dispatches.play(dispatches.scenario(int(rest))))
     count = broken = 0
     for label, each in _schedules(name, rest):
         count += 1
@@ -119,7 +119,8 @@ def _hunt(job: str, mutant: Callable[[], AbstractContextManager[None]], seeds: S
     return 1
 
 
-def _trace(played: Played) -> int:
+def _trace(job: str, played: Played) -> int:
+    print(job)
     for point in played.machine.points.passed:
         print(point)
     for call in played.provider.calls:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import importlib.metadata
 import logging
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import cache
 from multiprocessing import connection, forkserver
 from types import ModuleType
 from typing import Any
@@ -87,6 +89,7 @@ def install() -> None:
     sqlite3.connect = _connect
     random.Random = Random
     secrets.token_hex = _either(secrets.token_hex, lambda size=32: f"{_world().rng.getrandbits(8 * size):0{2 * size}x}")
+    importlib.metadata.version = cache(importlib.metadata.version)
     # standard streams and logging belong to the whole process
     log = ModuleType("local.logging")
     log.log_to = lambda path, level: None

@@ -22,6 +22,7 @@ from typing import Any
 import litellm
 
 from benchmark_config import Settings
+from local import checkpoint
 from local.launch import plan_new
 from local.venue import LocalVenue, run
 from local.worker import CACHE
@@ -35,6 +36,7 @@ from utils.records import TaskResult, TaskSpec
 MODEL = "openai/gpt-4o-mini"  # a name that litellm knows to take a JSON schema
 RUN = "simulated"
 COMMANDS = 12  # typed at most
+checkpoint.LEAST_PAUSE_S = 15.0  # of virtual time: to render it is most of what a schedule costs
 FAIR, STORM = Weather(), Weather(throttled=0.06, error=0.04, malformed=0.04, hanging=0.02)
 PICKY = Weather(refused_of=9, cut_of=7)
 WEATHERS = (FAIR, STORM, PICKY, replace(STORM, refused_of=9, cut_of=7))

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SEEDS, POINTS, PAIRS = "seeds:0-199", "points:3", "pairs:2000"
 MODAL = "modal:0-79"
+TRACES = ("trace:17", "modal-trace:17")
 MUTANTS = (
     "mutant:line_after_use",
     "mutant:result_before_details",
@@ -31,18 +32,28 @@ def simulated(*jobs: str) -> str:
     command = [sys.executable, "-m", "tests.simulation", *jobs]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr
-    return done.stdout
+    return "\n" + done.stdout
 
 
 @pytest.fixture(scope="module")
 def said() -> str:
-    return simulated(SEEDS, POINTS, PAIRS, MODAL, *MUTANTS)
+    return simulated(SEEDS, POINTS, PAIRS, MODAL, *MUTANTS, *TRACES)
+
+
+@pytest.fixture(scope="module")
+def said_again() -> str:
+    return simulated(*TRACES, *TRACES)
 
 
 def about(job: str, said: str) -> str:
     """The lines of one job, and how to see again what they tell."""
     lines = said.splitlines()
     return "\n".join("\n".join(lines[i : i + 2]) for i, line in enumerate(lines) if line.startswith(f"{job}: "))
+
+
+def traces(job: str, said: str) -> list[str]:
+    """The schedules that it traced."""
+    return [told.partition("the end\n")[0] for told in said.split(f"\n{job}\n")[1:]]
 
 
 @pytest.mark.parametrize("job", [SEEDS, POINTS, PAIRS, MODAL])
@@ -56,12 +67,12 @@ def test_a_fault_that_is_put_in_is_found(mutant: str, said: str) -> None:
     assert "found by" in about(mutant, said), about(mutant, said)
 
 
-@pytest.mark.parametrize("job", ["trace:17", "modal-trace:17"])
-def test_a_seed_is_a_schedule_to_the_last_operation(job: str) -> None:
-    first, second = simulated(job, job).split("the end\n")[:2]
+@pytest.mark.parametrize("job", TRACES)
+def test_a_seed_is_a_schedule_to_the_last_operation(job: str, said: str, said_again: str) -> None:
+    first, second = traces(job, said_again)
     assert first == second
     assert first.count("\n") > 50
-    assert first == simulated(job).split("the end\n")[0], "in another process, too"
+    assert [first] == traces(job, said), "in another process, too, after other schedules"
 
 
 @pytest.mark.trial
