@@ -261,6 +261,9 @@ class _Payer:
         self._door._journal.waste(Waste(self._call.key, self._call.occurrence, error.waste))
         self.settle(error.waste.usd or 0.0)
 
+    def release(self) -> None:
+        self.settle(0.0)
+
     def bears_another(self) -> bool:
         return self._door.ledger.bears_another(*self._ceiling())
 

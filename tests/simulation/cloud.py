@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -308,6 +309,7 @@ class Cloud:
         self.world, self.points, self.sky = world, points, sky
         self.volume = Volume(self)
         self.calls: dict[str, Call] = {}
+        self.queued: Counter[str] = Counter()  # by partition
         self.numbers = count(1)
 
     # ------------------------------------------------------------------ the way there and back
@@ -449,6 +451,23 @@ def current() -> Cloud:
 
 
 @dataclass
+class Queue:
+    """`modal.Queue`."""
+
+    cloud: Cloud
+
+    def get_many(self, count: int, *, block: bool, partition: str) -> list[int]:
+        with self.cloud.exchanged():
+            taken = min(count, self.cloud.queued[partition])
+            self.cloud.queued[partition] -= taken
+        return [1] * taken
+
+    def put_many(self, values: Sequence[int], *, block: bool, partition: str, partition_ttl: int) -> None:
+        with self.cloud.exchanged():
+            self.cloud.queued[partition] += len(values)
+
+
+@dataclass
 class Secret:
     """`modal.Secret`."""
 
@@ -463,6 +482,7 @@ def install() -> None:
     """Put it in the place of Modal's client, for the rest of this process."""
     modal.Function = SimpleNamespace(from_name=lambda app, name: Pool(current(), name, name))
     modal.FunctionCall = SimpleNamespace(from_id=lambda call: FunctionCall(current(), call))
+    modal.Queue = SimpleNamespace(from_name=lambda name, **_: Queue(current()))
     modal.Secret = SimpleNamespace(from_name=Secret)
     modal.Volume = SimpleNamespace(from_name=lambda name, **_: current().volume)
     storage.ThreadPoolExecutor = Inline

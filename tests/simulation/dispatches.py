@@ -29,6 +29,7 @@ from tests.simulation.schedule import COMMANDS, FAIR, GRIDS, RUN, WEATHERS, Kill
 from utils.errors import UsageError
 
 LONGEST_S = 1200.0
+LIMITS_USD = (0.002, 0.01, 0.05)
 CLEAR = Sky()
 SKIES = (CLEAR, Sky(behind=True), Sky(away=0.004, full=0.1), Sky(unanswered=0.2), Sky(0.004, 0.1, 0.2, behind=True))
 REFUSED, INTERRUPTED = 2, 130  # exit statuses of a command
@@ -49,6 +50,7 @@ class Dispatches:
     cancels: tuple[int, ...] = ()  # after which of these times the run is cancelled
     crashes: tuple[Crash, ...] = ()
     kills: tuple[Kill, ...] = ()
+    limit_usd: float | None = None  # of the first command; each one after it has twice as much
     cache = False  # shared answers are for runs on one machine
 
 
@@ -58,6 +60,7 @@ class PlayedOnModal(Played):
 
     cloud: Cloud | None = None
     cancelled: list[tuple[float, float]] = field(default_factory=list)  # from the end of a cancel to the next command
+    billed: list[tuple[float, tuple[int, int]]] = field(default_factory=list)  # by each limit, before the next
     written: set[str] = field(default_factory=set)  # ids of calls that the archive knows
 
 
@@ -81,7 +84,7 @@ def play(scenario: Dispatches) -> PlayedOnModal:
 def _type(played: PlayedOnModal, scenario: Dispatches) -> None:
     """The command, again and again, by one or two at once."""
     world, modal = played.machine.world, played.cloud
-    settings = grid_settings(scenario)
+    settings = replace(grid_settings(scenario), run_max_cost=scenario.limit_usd)
     while played.commands < COMMANDS:
         turn = played.commands
         played.commands += 1
@@ -91,6 +94,9 @@ def _type(played: PlayedOnModal, scenario: Dispatches) -> None:
         # in the end nobody is in a hurry any more
         hurry_s = world.rng.uniform(EARLIEST_S, LATEST_S) if turn < len(scenario.dispatchers) else None
         world.block(lambda: modal.is_quiet, hurry_s)
+        if settings.run_max_cost is not None:
+            played.billed.append((settings.run_max_cost, played.provider.billed))
+            settings = replace(settings, run_max_cost=2 * settings.run_max_cost)
         if modal.is_quiet and _is_over():
             break
     world.block(lambda: modal.is_quiet)
@@ -207,6 +213,7 @@ def scenario(seed: int) -> Dispatches:
         drawn,
         crashes=tuple(_crash(rng, kinds) for _ in range(rng.choice((0, 1, 1, 2)))),
         kills=tuple(_kill(rng, longest_s) for _ in range(rng.choice((0, 0, 1, 2)))),
+        limit_usd=rng.choice(LIMITS_USD) if rng.random() < 0.25 else None,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import litellm
+
 from tests.simulation.checks import (
     each_task_is_final,
     no_answer_is_asked_for_again,
@@ -13,11 +15,11 @@ from tests.simulation.checks import (
     what_is_billed_is_booked,
 )
 from tests.simulation.dispatches import RUN, Dispatches, PlayedOnModal, play
+from tests.simulation.schedule import MODEL
 from tests.simulation.world import KILLED
 
 REWRITTEN = ("paid",)  # folders whose files are written again and again
 GROWING = ("journal", "trace")  # and those whose files only grow
-STARTING_S = 0.05  # for what a container does between its start and its first question
 
 
 def of(scenario: Dispatches) -> list[str]:
@@ -29,12 +31,8 @@ def breaches(played: PlayedOnModal) -> list[str]:
     """The same of one that was played."""
     found = (each_task_is_final, results_are_those_of_a_good_day, no_answer_is_asked_for_again)
     found += (what_is_billed_is_booked, results_tell_what_the_books_tell)
-    found += (
-        no_file_is_written_over,
-        each_task_has_one_result,
-        no_call_is_unknown,
-        nothing_begins_once_it_is_cancelled,
-    )
+    found += (no_file_is_written_over, each_task_has_one_result, no_more_is_paid_than_the_limit)
+    found += (no_call_is_unknown, nothing_begins_once_it_is_cancelled)
     return [f"{check.__name__}: {line}" for check in found for line in check(played)]
 
 
@@ -53,6 +51,15 @@ def each_task_has_one_result(played: PlayedOnModal) -> Iterator[str]:
     for task_id in played.states:
         if counts[task_id] != 1:
             yield f"{task_id} has {counts[task_id]} results"
+
+
+def no_more_is_paid_than_the_limit(played: PlayedOnModal) -> Iterator[str]:
+    """By the provider's own count, whoever was lost with coins in hand."""
+    price = litellm.model_cost[MODEL.removeprefix("openai/")]
+    for limit_usd, (read, written) in played.billed:
+        paid = read * price["input_cost_per_token"] + written * price["output_cost_per_token"]
+        if paid > limit_usd:
+            yield f"${paid:.6f} of ${limit_usd:.6f}"
 
 
 def no_call_is_unknown(played: PlayedOnModal) -> Iterator[str]:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from benchmark_task import Launch
 from modal_utils import worker_core
 from modal_utils.coordinator import ModalVenue, Recorder
 from modal_utils.storage import Mounted, Remote
 from tests.simulation.mutants import in_place
+from utils.archive import RunArchive, TaskState
 
 
 @contextmanager
@@ -22,7 +24,12 @@ def submission_over_another() -> Iterator[None]:
 @contextmanager
 def no_look_back() -> Iterator[None]:
     """A dispatcher submits what it saw to be open before others began it."""
-    with in_place(ModalVenue, _look_back=lambda self, archive, launch, number: (launch.states, launch.tasks)):
+
+    def submit_all(self: ModalVenue, archive: RunArchive, launch: Launch, submission: int) -> Any:
+        seen = {task.task_id: launch.states.get(task.task_id, TaskState()) for task in launch.tasks}
+        return seen, launch.tasks
+
+    with in_place(ModalVenue, _look_back=submit_all):
         yield
 
 

@@ -668,6 +668,20 @@ def test_money_is_set_aside_for_tries_on_their_way_and_not_for_the_rest_of_a_bat
     assert purse.held == pytest.approx(0.0)
 
 
+def test_who_waits_to_ask_again_holds_none_of_the_runs_money() -> None:
+    """Else it waits for a place of the gate, and who has that place waits for the money."""
+    purse, seen = Purse(1.0), []
+
+    async def wait(seconds: float) -> None:
+        seen.append(purse.left)
+
+    model = Resilient(listed(CallError(ErrorKind.TRANSIENT, "no"), "x"), Gate(8), RetryPolicy(), sleep=wait)
+    with opened(model, purse=purse) as door:
+        door.ask(Role.TASK, ask("a"))
+    assert seen == [pytest.approx(1.0)]
+    assert (purse.paid, purse.left) == (pytest.approx(0.001), pytest.approx(0.999))
+
+
 def test_an_end_of_any_kind_settles_the_runs_money() -> None:
     purse = Purse(1.0)
     model = retried(listed("x", CallError(ErrorKind.AUTH, "no")))

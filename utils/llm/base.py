@@ -50,6 +50,9 @@ class Sponsor(Protocol):
     def book(self, error: Unusable) -> None:
         """Enter a try that was paid and gave no usable answer."""
 
+    def release(self) -> None:
+        """A try came back that cost nothing: what was set aside for it is free, however long the next one waits."""
+
     def bears_another(self) -> bool:
         """True where one more paid try fits into what is left; it is set aside then."""
 
@@ -62,6 +65,9 @@ class Nobody:
 
     def book(self, error: Unusable) -> None:
         """No books."""
+
+    def release(self) -> None:
+        """Nothing is set aside."""
 
     def bears_another(self) -> bool:
         return True

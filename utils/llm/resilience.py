@@ -381,6 +381,8 @@ class Resilient:
             tries.failures.append(error)
             if isinstance(error, Unusable):
                 sponsor.get().book(error)
+            else:
+                sponsor.get().release()
             raise
 
     async def _ask(self, request: Request) -> Completion:
