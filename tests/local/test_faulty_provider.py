@@ -99,11 +99,17 @@ class Grid:
     def kill_command(self) -> None:
         self.process.kill()
         self.process.wait()
+        until(lambda: not self.at_work(), "a worker outlives the command")
 
     def kill_worker(self) -> None:
-        names = self.archive.blobs.list("started")
-        alive = next(name for name in names if self.archive.is_alive(f"started/{name}"))
-        os.kill(json.loads(self.archive.blobs.read(f"started/{alive}"))["pid"], signal.SIGKILL)
+        victim = self.at_work()[0]
+        os.kill(json.loads(self.archive.blobs.read(victim))["pid"], signal.SIGKILL)
+        until(lambda: not self.archive.is_alive(victim), "a killed worker lives on")
+
+    def at_work(self) -> list[str]:
+        """The started files of the workers that live."""
+        names = [f"started/{name}" for name in self.archive.blobs.list("started")]
+        return [name for name in names if self.archive.is_alive(name)]
 
     def overview(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / "grid" / "checkpoint.json").read_text())
@@ -130,7 +136,7 @@ def test_a_grid_on_a_faulty_provider_killed_three_times_ends_as_the_one_that_is_
             grid = Grid(tmp_path / name, server)
             for number in range(kills):
                 goal = server.app.ledger.answered.total() + rng.randint(200, 600)
-                until(lambda goal=goal: server.app.ledger.answered.total() > goal, "the run does not go on", 600)
+                until(lambda goal=goal: server.app.ledger.answered.total() > goal, "the run does not go on")
                 if number == 1:
                     grid.strike(grid.kill_worker)
                 else:
