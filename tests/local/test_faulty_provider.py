@@ -33,7 +33,7 @@ LASTING = {"content_policy": 0.01, "cut": 0.01}
 RETRY_AFTER_S = 2.0
 GRID = (
     f"--data sample --demo-datasets gsm8k ai2_arc --models {MODEL} --seeds 1 2 --test-mode --yes"
-    " --max-concurrent 4 --max-in-flight 16 --call-timeout 5 --run-id grid"
+    " --max-concurrent 4 --max-in-flight 16 --call-timeout 20 --run-id grid"
 )
 
 
