@@ -20,7 +20,6 @@ MUTANTS = (
     "mutant:result_before_details",
     "mutant:claim_not_released",
     "modal-mutant:submission_over_another",
-    "modal-mutant:no_look_back",
     "modal-mutant:never_superseded",
     "modal-mutant:result_not_committed",
     "modal-mutant:calls_not_written_down",
@@ -81,6 +80,11 @@ def test_20_000_seeds(first: int) -> None:
     job = f"seeds:{first}-{first + 999}"
     said = simulated(job)
     assert ", 0 broken" in about(job, said), about(job, said)
+
+
+@pytest.mark.trial
+def test_a_dispatcher_that_does_not_look_back_is_found() -> None:
+    assert "found by" in simulated("modal-mutant:no_look_back")
 
 
 @pytest.mark.trial
