@@ -120,6 +120,7 @@ def outcome(overview: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What must be the same whatever was killed: everything but times, attempts, and who paid for a shared answer."""
     tasks = without_times(overview)["tasks"]
     for task in tasks:
+        del task["paid"]
         for books in ("spent", "scoring"):
             task[books] = task[books]["logical"]
     return sorted(tasks, key=lambda task: str(task["task_id"]))
