@@ -90,7 +90,7 @@ def explained() -> Iterator[None]:
         raise Unreachable(f"Modal answers {type(error).__name__}: {_line(error)}; try again") from None
     except modal.exception.Error as error:
         raise UsageError(f"Modal answers {type(error).__name__}: {_line(error)}; try again") from None
-    except Exception as error:
+    except Exception as error:  # of whatever kind the layers below Modal's client raise; others fly on
         if not _is_of_the_way(error):
             raise
         raise Unreachable(f"Modal cannot be reached: {type(error).__name__}: {_line(error)}; try again") from None
